@@ -1,0 +1,15 @@
+"""medit_teach: knowledge editing in language models under one objective.
+
+    import medit_teach as mt
+    model, tok = mt.load("tiny-gptj")
+    facts = mt.facts("world", n=8, seed=0)
+    with mt.edit(model, tok, facts, method="memit"):
+        print(mt.score(model, tok, facts))
+"""
+
+from .errors import MeditError
+from .facts import Fact
+from .models import load
+
+__version__ = "0.1.0"
+__all__ = ["Fact", "MeditError", "load"]

@@ -1,0 +1,87 @@
+"""One context manager to look at modules while a model runs, to replace outputs, and to stop early.
+
+    with watch({"key": view.down(3)}, stop=True) as seen:
+        model(**batch)                       # ends right after the last watched module
+    seen["key"].input                        # (batch, tokens, d_in)
+"""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Seen:
+    """One call of a module: its first tensor argument, the other arguments, and its output."""
+
+    input: torch.Tensor | None = None
+    args: tuple = ()
+    kwargs: dict | None = None
+    output: torch.Tensor | None = None
+
+
+class _Stop(Exception):
+    """Ends a forward pass once everything that was asked for has been seen."""
+
+
+def first(output):
+    """The hidden states of a module's output (some modules return a tuple, some a tensor)."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+@contextmanager
+def watch(modules, replace=None, stop=False):
+    """Record input and output of `modules` {name: module}; yields {name: Seen}.
+
+    replace: {name: function}, each given the module's output (batch, tokens, d) and returning the
+    tensor to use instead. stop: end the forward pass when every module has been seen once.
+    Hooks are always removed, also after an error.
+    """
+    replace = replace or {}
+    seen = {name: Seen() for name in modules}
+    waiting = set(modules)
+
+    def before(name):
+        def hook(module, args, kwargs):
+            hidden = args[0] if args else kwargs.get("hidden_states")
+            seen[name].input, seen[name].args, seen[name].kwargs = hidden, args, kwargs
+
+        return hook
+
+    def after(name):
+        def hook(module, args, kwargs, output):
+            if name in replace:
+                new = replace[name](first(output))
+                output = (new, *output[1:]) if isinstance(output, tuple) else new
+            seen[name].output = first(output)
+            waiting.discard(name)
+            if stop and not waiting:
+                raise _Stop
+            return output
+
+        return hook
+
+    handles = []
+    try:
+        for name, module in modules.items():
+            handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
+            handles.append(module.register_forward_hook(after(name), with_kwargs=True))
+        yield seen
+    except _Stop:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def evaluating(model):
+    """Evaluation mode (no dropout) inside, the caller's own modes outside."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

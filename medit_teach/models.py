@@ -1,0 +1,153 @@
+"""Where each architecture keeps its layers and its MLP down-projection; loading a model."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .errors import ModelError
+
+EMBEDDED = Path(__file__).parent / "models_data"
+DEFAULT = "tiny-gptj"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The parts of a decoder, as attribute paths.
+
+    blocks: the list of decoder blocks, from the model. mlp, attention, down: from a block; down is
+    the matrix that is edited, the MLP's last one. transposed: its weight is stored (d_in, d_out),
+    as GPT-2's Conv1D does. embedding: the token embedding; norm: the norm before the head.
+    """
+
+    blocks: str
+    mlp: str
+    attention: str
+    down: str
+    embedding: str
+    norm: str
+    transposed: bool = False
+
+
+ARCHITECTURES = {
+    "gpt2": Architecture(
+        blocks="transformer.h",
+        mlp="mlp",
+        attention="attn",
+        down="mlp.c_proj",
+        embedding="transformer.wte",
+        norm="transformer.ln_f",
+        transposed=True,
+    ),
+    "gptj": Architecture(
+        blocks="transformer.h",
+        mlp="mlp",
+        attention="attn",
+        down="mlp.fc_out",
+        embedding="transformer.wte",
+        norm="transformer.ln_f",
+    ),
+}
+
+
+class View:
+    """A model seen through its architecture: view.down(3), view.weight(3), view.logits(hidden)."""
+
+    def __init__(self, model, architecture=None):
+        """architecture: an Architecture, for a family that ARCHITECTURES does not hold."""
+        kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+        architecture = architecture or ARCHITECTURES.get(kind)
+        if architecture is None:
+            raise ModelError(
+                f"unsupported architecture {kind!r}; known are {', '.join(sorted(ARCHITECTURES))}. "
+                f"Declare it: medit_teach.models.ARCHITECTURES[{kind!r}] = Architecture(blocks=..., "
+                "mlp=..., attention=..., down=..., embedding=..., norm=..., transposed=...)"
+            )
+        self.model, self.architecture = model, architecture
+        self.blocks = model.get_submodule(architecture.blocks)
+        self.n_layers = len(self.blocks)
+        self.embedding = model.get_submodule(architecture.embedding)
+        self.norm = model.get_submodule(architecture.norm)
+        self.device = self.embedding.weight.device
+
+    def block(self, layer):
+        """Decoder block `layer`; ModelError if there is none."""
+        if not (isinstance(layer, int) and 0 <= layer < self.n_layers):
+            raise ModelError(f"layer {layer} is out of range: the model has 0 to {self.n_layers - 1}")
+        return self.blocks[layer]
+
+    def mlp(self, layer):
+        return self.block(layer).get_submodule(self.architecture.mlp)
+
+    def attention(self, layer):
+        return self.block(layer).get_submodule(self.architecture.attention)
+
+    def down(self, layer):
+        """The MLP's down-projection: its input is a key, its output a value."""
+        return self.block(layer).get_submodule(self.architecture.down)
+
+    def parameter(self, layer):
+        """The stored weight of down(layer), in whichever orientation it is stored."""
+        return self.down(layer).weight
+
+    def weight(self, layer):
+        """W (d_out, d_in): a view of the stored weight, so that value = W key + bias."""
+        stored = self.parameter(layer)
+        return stored.T if self.architecture.transposed else stored
+
+    def bias(self, layer):
+        """b (d_out,) or None."""
+        return getattr(self.down(layer), "bias", None)
+
+    def logits(self, hidden):
+        """Final norm and head on block outputs `hidden` (..., d_out) -> (..., vocabulary)."""
+        return self.model.get_output_embeddings()(self.norm(hidden))
+
+
+def load(name=None, dtype=None, device=None):
+    """Model and tokenizer by name: (model, tok), in evaluation mode.
+
+    name: an embedded model ("tiny-gptj", ...), a local folder, or a hub name ("gpt2-xl");
+    None means the environment variable MEDIT_MODEL, else "tiny-gptj".
+    dtype: torch dtype, default the one its config names. device: "cpu", "cuda", ...
+    Raises ModelError, in one line, when the model cannot be found.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    name = str(name or os.environ.get("MEDIT_MODEL") or DEFAULT)
+    folder = EMBEDDED / name
+    source = str(folder if folder.is_dir() else name)
+    kwargs = {} if dtype is None else {"dtype": dtype}
+    try:
+        tok = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(source, **kwargs)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"cannot load {name!r}: {reason} Embedded models that need no network: "
+            f"{', '.join(embedded())}; or give a local folder with config.json, weights and tokenizer"
+        ) from error
+    if device is not None:
+        model.to(device)
+    return model.eval(), tok
+
+
+def embedded():
+    """Names of the models that ship with the package."""
+    return sorted(p.name for p in EMBEDDED.iterdir() if p.is_dir()) if EMBEDDED.is_dir() else []
+
+
+def card(model):
+    """What an embedded model's config.json says of itself ({} for any other model)."""
+    return getattr(model.config, "medit_teach", None) or {}
+
+
+def check_finite(view, layers):
+    """ModelError if the matrix of any of `layers` holds NaN or infinite numbers."""
+    for layer in layers:
+        if not torch.isfinite(view.parameter(layer)).all():
+            raise ModelError(
+                f"the MLP down-projection of layer {layer} contains NaN or infinite weights; "
+                "load the model again"
+            )

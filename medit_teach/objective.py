@@ -1,0 +1,359 @@
+"""The preservation-memorization objective: two losses, and one solver for the whole family.
+
+A weight W (d_out, d_in) is an associative memory. K0 holds N keys whose values must stay, and
+C0 = K0 K0^T / N is their second moment (uncentred covariance). K (d_in, E) and V (d_out, E) are
+the keys and wanted values of E new facts; R = V - (W K + b 1^T) is the residual. An edit adds
+Delta (d_out, d_in) to W:
+
+    preservation(Delta) = tr(Delta C0 Delta^T)   = (1/N) ||Delta K0||_F^2
+    memorization(Delta) = ||R - Delta K||_F^2
+
+Every closed form here is one ridge regression in whitened coordinates. Preservation gives a
+factor B (p, d_in); the keys become Z = B K (p, E), and
+
+    Delta = R (Z^T Z + ridge I)^-1 Z^T B            (E x E system)
+          = R Z^T (Z Z^T + ridge I)^-1 B            (p x p system, by the push-through identity)
+
+    soft preservation   B = L^-1 with C0 = L L^T    B^T B = C0^-1
+    hard preservation   B = U^T, U spans the kept-out null space    B^T B = P
+
+    ROME       soft, ridge = 0, E = 1       EMMET      soft, ridge = 0
+    MEMIT      soft, ridge = lam            AlphaEdit  hard, ridge = L2
+    nullspace  hard, ridge = 0
+
+No model is in sight: tensors in, tensors out, all in float64.
+Sources: ROME arXiv:2202.05262, MEMIT arXiv:2210.07229, EMMET arXiv:2403.14236,
+AlphaEdit arXiv:2410.02355. That one parameter joins MEMIT and EMMET is derived in the book.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from .errors import MeditError, SingularError
+
+MAX_CONDITION = 1e13  # above this a float64 solve keeps fewer than three correct digits
+
+
+# ------------------------------------------------------------------ the two losses
+
+
+def residual(W, b, K, V):
+    """What is still missing: R = V - (W K + b 1^T).
+
+    W (d_out, d_in), b (d_out,) or None, K (d_in, E), V (d_out, E); returns R (d_out, E).
+    """
+    out = W @ K
+    return V - (out if b is None else out + b[:, None])
+
+
+def preservation(Delta, C0):
+    """tr(Delta C0 Delta^T): mean squared change of the values of the preserved keys.
+
+    Delta (d_out, d_in), C0 (d_in, d_in); returns a scalar. EMMET paper, first term of eq. 2.
+    """
+    return ((Delta @ C0) * Delta).sum()
+
+
+def memorization(Delta, R, K):
+    """||R - Delta K||_F^2: squared distance of the new facts from their targets.
+
+    Delta (d_out, d_in), R (d_out, E), K (d_in, E); returns a scalar.
+    """
+    return ((R - Delta @ K) ** 2).sum()
+
+
+def objective(Delta, R, K, C0, lam):
+    """lam * preservation(Delta, C0) + memorization(Delta, R, K), the soft-soft objective (MEMIT)."""
+    return lam * preservation(Delta, C0) + memorization(Delta, R, K)
+
+
+# ------------------------------------------------------------------ preservation, factored once
+
+
+@dataclass(frozen=True)
+class SoftPreservation:
+    """C0 = L L^T, factored once and used for every lam and every batch; B = L^-1.
+
+    L (d_in, d_in) lower triangular; `condition` is an estimate of cond(C0).
+    """
+
+    L: torch.Tensor
+    condition: float
+
+    def whiten(self, K):
+        """Z = B K, (d_in, E) -> (d_in, E)."""
+        return torch.linalg.solve_triangular(self.L, K, upper=False)
+
+    def unwhiten(self, Z):
+        """B^T Z, (d_in, E) -> (d_in, E)."""
+        return torch.linalg.solve_triangular(self.L.T, Z, upper=True)
+
+
+@dataclass(frozen=True)
+class HardPreservation:
+    """U (d_in, p): orthonormal directions that the preserved keys (almost) never use; B = U^T.
+
+    `condition` is cond(C0); `largest_kept` the largest eigenvalue of C0 that was called null.
+    """
+
+    U: torch.Tensor
+    condition: float
+    largest_kept: float
+
+    def whiten(self, K):
+        """Z = B K, (d_in, E) -> (p, E)."""
+        return self.U.T @ K
+
+    def unwhiten(self, Z):
+        """B^T Z, (p, E) -> (d_in, E)."""
+        return self.U @ Z
+
+
+def factor(C0):
+    """Cholesky factor of C0 (d_in, d_in), with its condition number.
+
+    Raises SingularError when C0 is not positive definite to working precision: usually it was
+    collected from fewer tokens than it has dimensions. `shrink` is the remedy when no more
+    tokens are at hand.
+    """
+    C0 = _square(C0)
+    L, info = torch.linalg.cholesky_ex(C0)
+    condition = _condition(L) if info == 0 else float("inf")
+    if condition > MAX_CONDITION:
+        raise SingularError(
+            f"C0 ({C0.shape[0]} x {C0.shape[0]}) is singular to working precision "
+            f"(condition number {condition:.1e}); collect it from more tokens than it has "
+            "dimensions, or use objective.shrink(C0, alpha)",
+            condition,
+        )
+    return SoftPreservation(L, condition)
+
+
+def null_space(C0, threshold=None, energy=None):
+    """Eigenvectors of C0 that preserved keys hardly use: U (d_in, p), so that P = U U^T.
+
+    Give one of: threshold, the absolute eigenvalue below which a direction counts as null (the
+    AlphaEdit code uses 0.02; the right value depends on the scale of C0); or energy, the share of
+    tr(C0) that the null directions may hold together (free of scale, e.g. 1e-4).
+    """
+    if (threshold is None) == (energy is None):
+        raise MeditError("give exactly one of threshold and energy")
+    values, vectors = torch.linalg.eigh(_square(C0))  # ascending
+    if energy is not None:
+        keep = int((values.clamp(min=0).cumsum(0) <= energy * values.sum()).sum())
+    else:
+        keep = int((values < threshold).sum())
+    if keep == 0:
+        raise SingularError(
+            f"no direction of C0 counts as null (smallest eigenvalue {values[0]:.1e}); "
+            "raise threshold or energy"
+        )
+    condition = float(values[-1] / values[0]) if values[0] > 0 else float("inf")
+    return HardPreservation(vectors[:, :keep].contiguous(), condition, float(values[keep - 1]))
+
+
+def shrink(C0, alpha):
+    """(1 - alpha) C0 + alpha tr(C0)/d I: pulls the spectrum towards its mean, 0 <= alpha <= 1."""
+    if not 0 <= alpha <= 1:
+        raise MeditError(f"alpha must lie in [0, 1], not {alpha}")
+    C0 = _square(C0)
+    eye = torch.eye(len(C0), dtype=C0.dtype, device=C0.device)
+    return (1 - alpha) * C0 + alpha * C0.trace() / len(C0) * eye
+
+
+# ------------------------------------------------------------------ the one solver
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Delta = left @ right^T and how it was found.
+
+    left (d_out, E), right (d_in, E), float64; ridge is what was really added to Z^T Z;
+    condition_C0 = cond(C0); condition_gram = cond of the system that was solved;
+    dimensions = p, the directions in which the update may live.
+    """
+
+    left: torch.Tensor
+    right: torch.Tensor
+    ridge: float
+    condition_C0: float
+    condition_gram: float
+    dimensions: int
+    notes: tuple = field(default=())
+
+    @property
+    def delta(self):
+        """Delta (d_out, d_in)."""
+        return self.left @ self.right.T
+
+
+def solve(R, K, preserve, ridge=0.0, kept=None):
+    """Delta = R (Z^T Z + ridge I)^-1 Z^T B with Z = B K: the solver behind every method.
+
+    R (d_out, E), K (d_in, E), preserve = factor(C0) or null_space(C0, ...), ridge >= 0.
+    kept (d_in, M), optional: keys of earlier edits, which take part with residual 0. With
+    ridge 0 they are exact constraints; with a ridge they add their K K^T to the system.
+    Solves the smaller of the E x E and p x p systems by Cholesky.
+
+    Raises SingularError (with the condition number) when the system has no unique solution:
+    duplicate keys, or more keys than directions, with ridge 0.
+    """
+    R, K = _float64(R), _float64(K)
+    if R.shape[1] != K.shape[1]:
+        raise MeditError(f"R has {R.shape[1]} columns and K has {K.shape[1]}; both need one a fact")
+    if ridge < 0:
+        raise MeditError(f"ridge (lam) must not be negative, got {ridge}")
+    for name, X in (("R", R), ("K", K)):
+        if not torch.isfinite(X).all():
+            raise MeditError(f"{name} contains NaN or infinite numbers")
+    d_in = _d_in(preserve)
+    if K.shape[0] != d_in:
+        raise MeditError(f"keys have {K.shape[0]} dimensions, C0 has {d_in}")
+    E = K.shape[1]
+    Z = preserve.whiten(K if kept is None else torch.cat([_float64(kept), K], 1))
+    p, n = Z.shape
+    primal = n <= p or ridge == 0  # E x E; otherwise the p x p twin
+    S = Z.T @ Z if primal else Z @ Z.T
+    S = S + ridge * torch.eye(len(S), dtype=S.dtype, device=S.device)
+    L, info = torch.linalg.cholesky_ex(S)
+    condition = _condition(L) if info == 0 else float("inf")
+    if condition > MAX_CONDITION:
+        raise SingularError(_why_singular(Z, p, condition), condition)
+    A = torch.cholesky_solve(Z.T, L).T if primal else torch.cholesky_solve(Z, L)
+    right = preserve.unwhiten(A)[:, n - E :]
+    return Solution(R, right, float(ridge), preserve.condition, condition, p)
+
+
+def least_ridge(K, preserve, condition=1e10, kept=None):
+    """The smallest ridge that brings cond(Z^T Z + ridge I) down to `condition` (0 if none needed).
+
+    With lo and hi the extreme eigenvalues of Z^T Z: (hi + ridge) / (lo + ridge) <= condition.
+    """
+    K = _float64(K) if kept is None else torch.cat([_float64(kept), _float64(K)], 1)
+    Z = preserve.whiten(K)
+    p, n = Z.shape
+    values = torch.linalg.eigvalsh(Z.T @ Z if n <= p else Z @ Z.T)
+    lo = max(float(values[0]), 0.0) if n <= p else 0.0
+    return max(0.0, (float(values[-1]) - condition * lo) / (condition - 1))
+
+
+# ------------------------------------------------------------------ the methods, as thin names
+
+
+def memit(R, K, C0, lam, kept=None):
+    """Delta = R K^T (lam C0 + K K^T)^-1, the minimiser of lam * preservation + memorization.
+
+    R (d_out, E), K (d_in, E), C0 (d_in, d_in) or factor(C0), lam > 0. MEMIT paper, eq. 14.
+    """
+    if not lam > 0:
+        raise MeditError(f"lam must be positive, got {lam}; emmet is the limit lam -> 0")
+    return solve(R, K, _soft(C0), ridge=lam, kept=kept)
+
+
+def emmet(R, K, C0, ridge=0.0, kept=None):
+    """Delta = R (K^T C0^-1 K + ridge I)^-1 K^T C0^-1; with ridge 0, Delta K = R exactly.
+
+    Minimises preservation subject to the equality (EMMET paper, eq. 9). With ridge > 0 it *is*
+    memit with lam = ridge. Raises SingularError for duplicate keys or more keys than dimensions.
+    """
+    return solve(R, K, _soft(C0), ridge=ridge, kept=kept)
+
+
+def rome(r, k, C0, divide_by=None):
+    """Delta = r (C0^-1 k)^T / (k^T C0^-1 k), emmet for one fact. ROME paper, eq. 2.
+
+    r (d_out,) or (d_out, 1), k (d_in,) or (d_in, 1). divide_by (d_in,), optional: the key used in
+    the denominator. The original code divides by the key of the bare prompt while k is a mean
+    over contexts; then Delta k is not r any more (the asymmetry that r-ROME, arXiv:2403.07175,
+    removes).
+    """
+    r, k = _float64(r).reshape(-1, 1), _float64(k).reshape(-1, 1)
+    solution = solve(r, k, _soft(C0))
+    if divide_by is None:
+        return solution
+    gain = float(_float64(divide_by).reshape(-1) @ solution.right[:, 0])  # k_d.u / k.u
+    note = f"divided by another key: Delta k = {1 / gain:.3g} r"
+    return Solution(
+        r,
+        solution.right / gain,
+        0.0,
+        solution.condition_C0,
+        solution.condition_gram,
+        solution.dimensions,
+        (note,),
+    )
+
+
+def alphaedit(R, K, C0, L2, threshold=None, energy=None, kept=None):
+    """Delta = R K^T P (K K^T P + L2 I)^-1, P = U U^T the projector onto the null space of C0.
+
+    Minimises memorization + L2 ||Delta||^2 (+ ||Delta kept||^2) over updates with Delta = Delta P.
+    C0 may be null_space(C0, ...). AlphaEdit paper, eq. 13.
+    """
+    if not L2 > 0:
+        raise MeditError(f"L2 must be positive, got {L2}; nullspace is the limit L2 -> 0")
+    return solve(R, K, _hard(C0, threshold, energy), ridge=L2, kept=kept)
+
+
+def nullspace(R, K, C0, threshold=None, energy=None, kept=None):
+    """Delta = R (K^T P K)^-1 K^T P: exact memorization by the smallest update inside the null space.
+
+    Feasible for every R only if P K has full column rank; otherwise SingularError.
+    """
+    return solve(R, K, _hard(C0, threshold, energy), kept=kept)
+
+
+# ------------------------------------------------------------------ small helpers
+
+
+def _soft(C0):
+    return C0 if isinstance(C0, SoftPreservation) else factor(C0)
+
+
+def _hard(C0, threshold, energy):
+    return C0 if isinstance(C0, HardPreservation) else null_space(C0, threshold, energy)
+
+
+def _d_in(preserve):
+    return (preserve.L if isinstance(preserve, SoftPreservation) else preserve.U).shape[0]
+
+
+def _float64(X):
+    return X.to(torch.float64)
+
+
+def _square(C0):
+    C0 = _float64(C0)
+    if C0.ndim != 2 or C0.shape[0] != C0.shape[1]:
+        raise MeditError(f"C0 must be square (d_in, d_in), got shape {tuple(C0.shape)}")
+    if not torch.isfinite(C0).all():
+        raise MeditError("C0 contains NaN or infinite numbers")
+    return (C0 + C0.T) / 2
+
+
+def _condition(L, rounds=60):
+    """cond(L L^T) by power and inverse iteration: a lower bound, within percents in practice."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(len(L), 1, dtype=torch.float64, generator=generator).to(L.device)
+    y = x.clone()
+    for _ in range(rounds):
+        x = L @ (L.T @ (x / x.norm()))
+        y = torch.cholesky_solve(y / y.norm(), L)
+    return float(x.norm() * y.norm())
+
+
+def _why_singular(Z, p, condition):
+    n = Z.shape[1]
+    head = f"no unique solution (condition number {condition:.1e}): "
+    if n > p:
+        return head + f"{n} keys in {p} directions cannot all be met exactly; use a ridge"
+    Q = Z / Z.norm(dim=0).clamp(min=1e-300)
+    G = (Q.T @ Q).abs() - torch.eye(n, dtype=Z.dtype, device=Z.device)
+    i, j = divmod(int(G.argmax()), n)
+    if float(G.max()) > 1 - 1e-9:
+        return head + (
+            f"the keys of facts {min(i, j)} and {max(i, j)} are the same; drop one of them "
+            "(one subject asked in the same words has one key) or use a ridge"
+        )
+    return head + "the keys are linearly dependent; drop facts or use a ridge"

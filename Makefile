@@ -1,0 +1,70 @@
+# make book        set up, make one edit and show it, build the book
+# make test        set up, run the tests and check every notebook
+# make notebooks   run the notebooks again and store their outputs
+# make clean       remove what the build made      make distclean   the environment as well
+#
+# Which torch: TORCH names it for the first set-up.
+#   make book                                 torch==2.13.0
+#   make book TORCH="torch --index-url ..."   a CPU-only build; pytorch.org/get-started names the index
+#   make book TORCH=                          the one that $(PYTHON) already has
+# To choose again: make distclean.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+WORKERS ?= 2
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tools/nbval_sanitize.cfg
+
+# The same numbers on every machine, and no look at the network.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+export HF_DATASETS_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: book test html pages notebooks lint setup clean distclean
+.DEFAULT_GOAL := book
+
+setup: $(READY)
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "medit_teach needs Python 3.11 or newer; name one with PYTHON=..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(if $(strip $(TORCH)),,--system-site-packages) $(VENV) || \
+	  { echo "could not make the environment; on Debian: apt install python3-venv"; exit 1; }
+	@$(BIN)/python -c 'import torch' 2>/dev/null || test -z '$(strip $(TORCH))' || \
+	  { echo "installing $(TORCH)"; $(BIN)/python -m pip install -q $(TORCH); }
+	@echo "installing requirements.txt (one to three minutes the first time)"
+	@$(BIN)/python -m pip install -q -r requirements.txt
+	@$(BIN)/python -m pip install -q --no-deps -e .
+	@touch $@
+
+book: $(READY)
+	@echo; $(BIN)/medit-teach demo
+	@$(MAKE) --no-print-directory html
+	@echo; echo "The book: $(CURDIR)/_build/html/index.html"
+
+html: $(READY)
+	@$(BIN)/jupyter-book build . --all -W -n --keep-going --quiet
+
+test: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(NBVAL) tests book
+
+# What only the built pages can show: scripts, links, nothing from outside.
+pages: $(READY)
+	$(BIN)/python -m pytest tests/test_pages.py
+
+notebooks: $(READY)
+	$(BIN)/python tools/notebooks.py
+
+lint: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean:
+	rm -rf _build .pytest_cache .ruff_cache
+
+distclean: clean
+	rm -rf $(VENV) *.egg-info

@@ -1,0 +1,120 @@
+"""The stored notebooks: run, free of errors, portable; and the tool that checks them.
+
+The outputs themselves are compared by nbval (`make test`), which passes over a cell that was never
+run: hence the execution counts here.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import notebooks
+
+STORED = notebooks.all_notebooks()
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.name)
+def test_stored_notebook(path):
+    assert notebooks.check(path) == []
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.name)
+def test_stored_in_normal_form(path):
+    text = path.read_text(encoding="utf-8")
+    notebook = notebooks.normalise(json.loads(text), path.name)
+    again = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    assert again == text, "run: python tools/notebooks.py --normalise"
+
+
+def test_every_notebook_is_in_the_table_of_contents():
+    toc = (ROOT / "_toc.yml").read_text()
+    for path in STORED:
+        assert path.relative_to(ROOT).with_suffix("").as_posix() in toc
+
+
+NAME = "book/made_up.ipynb"
+
+
+def good() -> dict:
+    """A notebook with nothing wrong."""
+    cells = [
+        {"cell_type": "markdown", "id": "a", "source": f"# T\n\n{notebooks.badge(NAME)}"},
+        {"cell_type": "code", "id": "b", "source": notebooks.setup_line(), "execution_count": 1},
+        {"cell_type": "code", "id": "c", "source": "print(1)", "execution_count": 2},
+    ]
+    for cell in cells:
+        cell["metadata"] = {}
+        if cell["cell_type"] == "code":
+            cell["outputs"] = []
+    cells[2]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["1\n"]}]
+    return {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def test_a_good_notebook_has_no_problems():
+    assert notebooks.problems(good(), NAME) == []
+
+
+def _set(cell, key, value):
+    def change(notebook):
+        notebook["cells"][cell][key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_set(2, "execution_count", None), "was not run"),
+        (_set(0, "source", "# T"), "no Colab button"),
+        (_set(0, "source", "T"), "title"),
+        (_set(1, "source", "%pip install x"), "set-up line"),
+        (_set(2, "metadata", {"execution": {}}), "timings"),
+        (_set(2, "source", "open('/home/me/x.json')"), "absolute path"),
+        (
+            _set(2, "outputs", [{"output_type": "error", "ename": "E", "evalue": "no"}]),
+            "ends in E: no",
+        ),
+        (
+            _set(2, "outputs", [{"output_type": "stream", "name": "stderr", "text": "careful"}]),
+            "stderr",
+        ),
+        (
+            _set(2, "outputs", [{"output_type": "stream", "name": "stdout", "text": "/tmp/x1"}]),
+            "absolute path",
+        ),
+    ],
+)
+def test_a_bad_notebook_is_named(change, message):
+    notebook = good()
+    change(notebook)
+    found = notebooks.problems(notebook, NAME)
+    assert any(message in problem for problem in found), found
+
+
+def test_a_large_notebook_is_named():
+    assert "cap" in notebooks.problems(good(), NAME, size=notebooks.MAX_BYTES + 1)[0]
+
+
+def test_normal_form_is_stable_and_keeps_what_counts():
+    notebook = good()
+    notebook["cells"][2]["metadata"] = {"execution": {"iopub.execute_input": "now"}, "tags": ["x"]}
+    view = {notebooks.WIDGET_VIEW: {"model_id": "f" * 32}}
+    out = [{"output_type": "stream", "name": "stdout", "text": f"{n}\n"} for n in (1, 2)]
+    out.append({"output_type": "display_data", "data": view, "metadata": {}})
+    notebook["cells"][2]["outputs"] = out
+    notebook["metadata"]["widgets"] = {notebooks.WIDGET_STATE: {"state": {"f" * 32: {"a": 1}}}}
+    once = notebooks.normalise(copy.deepcopy(notebook), "made_up.ipynb")
+    cell = once["cells"][2]
+    assert cell["metadata"] == {"tags": ["x"]} and cell["id"] == "c"
+    assert cell["outputs"][0]["text"] == ["1\n", "2\n"]
+    state = once["metadata"]["widgets"][notebooks.WIDGET_STATE]["state"]
+    assert list(state) == [cell["outputs"][1]["data"][notebooks.WIDGET_VIEW]["model_id"]]
+    assert "f" * 32 not in json.dumps(once)
+    assert notebooks.normalise(copy.deepcopy(once), "made_up.ipynb") == once

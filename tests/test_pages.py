@@ -1,0 +1,85 @@
+"""The built pages: no script, style or font from outside; each page carries only what it needs."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from tests.conftest import ROOT
+
+HTML = ROOT / "_build" / "html"
+PAGES = sorted((HTML / "book").rglob("*.html")) if (HTML / "book").exists() else []
+
+pytestmark = pytest.mark.skipif(not PAGES, reason="the book is not built (make html)")
+
+
+class Resources(HTMLParser):
+    """What a page loads: scripts, styles, fonts, pictures."""
+
+    def __init__(self):
+        super().__init__()
+        self.loaded: list[str] = []
+        self.scripts: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        have = dict(attrs)
+        if tag == "script" and have.get("src"):
+            self.scripts.append(have["src"])
+        if tag in {"script", "img", "iframe", "video", "audio", "source"} and have.get("src"):
+            self.loaded.append(have["src"])
+        kinds = set((have.get("rel") or "").split())
+        if tag == "link" and kinds & {"stylesheet", "preload", "preconnect", "icon", "prefetch"}:
+            self.loaded.append(have.get("href") or "")
+
+
+def resources(path) -> Resources:
+    parser = Resources()
+    parser.feed(path.read_text(encoding="utf-8"))
+    return parser
+
+
+def _name(path):
+    return path.relative_to(HTML).as_posix()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_nothing_comes_from_outside(path):
+    outside = [x for x in resources(path).loaded if re.match(r"(https?:)?//", x)]
+    assert outside == []
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"unpkg\.com|cdn\.jsdelivr|cdnjs\.|fonts\.googleapis", text)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_every_resource_is_there(path):
+    for link in resources(path).loaded:
+        if not link.startswith("data:"):
+            assert (path.parent / link.split("?")[0]).exists(), link
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_scripts_only_where_they_are_used(path):
+    text = path.read_text(encoding="utf-8")
+    scripts = " ".join(resources(path).scripts)
+    assert ("vendor/mathjax/es5/tex-chtml.js" in scripts) == ('class="math ' in text)
+    widgets = "application/vnd.jupyter.widget-view+json" in text
+    assert ("vendor/widgets/embed.js" in scripts) == widgets
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_pictures_have_a_text(path):
+    for tag in re.findall(r"<img\b[^>]*>", path.read_text(encoding="utf-8")):
+        assert re.search(r'\balt="[^"]+"', tag), tag
+
+
+def test_no_heavy_script_lands_in_every_page():
+    common = set.intersection(*(set(resources(path).scripts) for path in PAGES))
+    assert not [link for link in common if "vendor" in link]
+
+
+def test_styles_load_nothing_from_outside():
+    for path in (HTML / "_static").rglob("*.css"):
+        found = re.findall(r"(?:@import|url\()\s*['\"]?(?:https?:)?//[^)'\"]+", path.read_text())
+        assert not found, path

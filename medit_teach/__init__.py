@@ -7,9 +7,23 @@
         print(mt.score(model, tok, facts))
 """
 
+from .datasets import facts
+from .edit import Edit, edit, edits_of, statistics_for
 from .errors import MeditError
 from .facts import Fact
 from .models import load
+from .statistics import Statistics, second_moment
 
 __version__ = "0.1.0"
-__all__ = ["Fact", "MeditError", "load"]
+__all__ = [
+    "Edit",
+    "Fact",
+    "MeditError",
+    "Statistics",
+    "edit",
+    "edits_of",
+    "facts",
+    "load",
+    "second_moment",
+    "statistics_for",
+]

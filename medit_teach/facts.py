@@ -99,7 +99,9 @@ class Fact:
         where: what to call the record in error messages. FactError names a missing field.
         """
         if not isinstance(record, dict):
-            raise FactError(f"{where}: expected an object with fields, found {type(record).__name__}")
+            raise FactError(
+                f"{where}: expected an object with fields, found {type(record).__name__}"
+            )
         if "requested_rewrite" not in record:
             known = {k: v for k, v in record.items() if k in cls.__dataclass_fields__}
             _need(known, ("prompt", "subject", "target_new"), where)
@@ -133,7 +135,8 @@ def as_facts(facts):
     if isinstance(facts, (Fact, dict)):
         facts = [facts]
     facts = [
-        f if isinstance(f, Fact) else Fact.from_record(f, f"record {i}") for i, f in enumerate(facts)
+        f if isinstance(f, Fact) else Fact.from_record(f, f"record {i}")
+        for i, f in enumerate(facts)
     ]
     if not facts:
         raise FactError("no facts were given")
@@ -201,5 +204,7 @@ def pad(rows, tok, device=None):
     fill = tok.pad_token_id if tok.pad_token_id is not None else 0
     longest = max(map(len, rows))
     ids = torch.tensor([row + [fill] * (longest - len(row)) for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+    mask = torch.tensor(
+        [[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device
+    )
     return {"input_ids": ids, "attention_mask": mask}

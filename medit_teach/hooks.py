@@ -1,8 +1,8 @@
 """One context manager to look at modules while a model runs, to replace outputs, and to stop early.
 
-    with watch({"key": view.down(3)}, stop=True) as seen:
-        model(**batch)                       # ends right after the last watched module
-    seen["key"].input                        # (batch, tokens, d_in)
+with watch({"key": view.down(3)}, stop=True) as seen:
+    model(**batch)                       # ends right after the last watched module
+seen["key"].input                        # (batch, tokens, d_in)
 """
 
 from contextlib import contextmanager
@@ -77,11 +77,16 @@ def watch(modules, replace=None, stop=False):
 
 @contextmanager
 def evaluating(model):
-    """Evaluation mode (no dropout) inside, the caller's own modes outside."""
+    """Evaluation mode and no gradients for parameters inside; the caller's own settings outside."""
     training = [module for module in model.modules() if module.training]
+    trainable = [p for p in model.parameters() if p.requires_grad]
     model.eval()
+    for p in trainable:
+        p.requires_grad_(False)
     try:
         yield
     finally:
         for module in training:
             module.training = True
+        for p in trainable:
+            p.requires_grad_(True)

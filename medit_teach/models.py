@@ -1,5 +1,6 @@
 """Where each architecture keeps its layers and its MLP down-projection; loading a model."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,8 @@ class View:
         if architecture is None:
             raise ModelError(
                 f"unsupported architecture {kind!r}; known are {', '.join(sorted(ARCHITECTURES))}. "
-                f"Declare it: medit_teach.models.ARCHITECTURES[{kind!r}] = Architecture(blocks=..., "
-                "mlp=..., attention=..., down=..., embedding=..., norm=..., transposed=...)"
+                f"Declare it: medit_teach.models.ARCHITECTURES[{kind!r}] = Architecture("
+                "blocks=..., mlp=..., attention=..., down=..., embedding=..., norm=...)"
             )
         self.model, self.architecture = model, architecture
         self.blocks = model.get_submodule(architecture.blocks)
@@ -74,7 +75,9 @@ class View:
     def block(self, layer):
         """Decoder block `layer`; ModelError if there is none."""
         if not (isinstance(layer, int) and 0 <= layer < self.n_layers):
-            raise ModelError(f"layer {layer} is out of range: the model has 0 to {self.n_layers - 1}")
+            raise ModelError(
+                f"layer {layer} is out of range: the model has 0 to {self.n_layers - 1}"
+            )
         return self.blocks[layer]
 
     def mlp(self, layer):
@@ -125,8 +128,8 @@ def load(name=None, dtype=None, device=None):
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"cannot load {name!r}: {reason} Embedded models that need no network: "
-            f"{', '.join(embedded())}; or give a local folder with config.json, weights and tokenizer"
+            f"cannot load {name!r}: {reason} Embedded models need no network: "
+            f"{', '.join(embedded())}; a local folder needs config.json, weights and tokenizer"
         ) from error
     if device is not None:
         model.to(device)
@@ -151,3 +154,28 @@ def check_finite(view, layers):
                 f"the MLP down-projection of layer {layer} contains NaN or infinite weights; "
                 "load the model again"
             )
+
+
+def fingerprint(model):
+    """Hash of all weights (hex). A tensor is hashed again only when it has changed."""
+    total = hashlib.blake2b(digest_size=16)
+    for name, p in model.named_parameters():
+        total.update(f"{name} {tensor_hash(p)}".encode())
+    return total.hexdigest()
+
+
+def tensor_hash(p):
+    """Hash of a parameter's dtype, shape and bits (hex), kept on it until it changes.
+
+    Changes are seen by its address, its version counter, and a sample of its entries (which also
+    catches writes through .data, for they leave the counter alone).
+    """
+    flat = p.detach().reshape(-1)
+    sample = flat[:: max(1, len(flat) // 64)].float().cpu().numpy().tobytes()
+    state = (p.data_ptr(), p._version, sample)
+    known = getattr(p, "_medit_hash", None)
+    if known is None or known[0] != state:
+        digest = hashlib.blake2b(f"{p.dtype} {tuple(p.shape)}".encode(), digest_size=16)
+        digest.update(flat.cpu().contiguous().view(torch.uint8).numpy())
+        known = p._medit_hash = (state, digest.hexdigest())
+    return known[1]

@@ -22,7 +22,7 @@ factor B (p, d_in); the keys become Z = B K (p, E), and
     nullspace  hard, ridge = 0
 
 No model is in sight: tensors in, tensors out, all in float64.
-Sources: ROME arXiv:2202.05262, MEMIT arXiv:2210.07229, EMMET arXiv:2403.14236,
+Sources: ROME arXiv:2202.05262 (eq. 2), MEMIT arXiv:2210.07229 (eq. 14), EMMET arXiv:2403.14236,
 AlphaEdit arXiv:2410.02355. That one parameter joins MEMIT and EMMET is derived in the book.
 """
 
@@ -50,7 +50,8 @@ def residual(W, b, K, V):
 def preservation(Delta, C0):
     """tr(Delta C0 Delta^T): mean squared change of the values of the preserved keys.
 
-    Delta (d_out, d_in), C0 (d_in, d_in); returns a scalar. EMMET paper, first term of eq. 2.
+    Delta (d_out, d_in), C0 (d_in, d_in); returns a scalar. EMMET paper, the preservation term of
+    its preservation-memorization objective.
     """
     return ((Delta @ C0) * Delta).sum()
 
@@ -64,7 +65,7 @@ def memorization(Delta, R, K):
 
 
 def objective(Delta, R, K, C0, lam):
-    """lam * preservation(Delta, C0) + memorization(Delta, R, K), the soft-soft objective (MEMIT)."""
+    """lam * preservation(Delta, C0) + memorization(Delta, R, K): soft and soft, as in MEMIT."""
     return lam * preservation(Delta, C0) + memorization(Delta, R, K)
 
 
@@ -200,18 +201,20 @@ def solve(R, K, preserve, ridge=0.0, kept=None):
     duplicate keys, or more keys than directions, with ridge 0.
     """
     R, K = _float64(R), _float64(K)
+    kept = K[:, :0] if kept is None else _float64(kept)
     if R.shape[1] != K.shape[1]:
         raise MeditError(f"R has {R.shape[1]} columns and K has {K.shape[1]}; both need one a fact")
-    if ridge < 0:
-        raise MeditError(f"ridge (lam) must not be negative, got {ridge}")
-    for name, X in (("R", R), ("K", K)):
+    if not 0 <= ridge < float("inf"):
+        raise MeditError(f"ridge (lam) must be finite and not negative, got {ridge}")
+    for name, X in (("R", R), ("K", K), ("kept", kept)):
         if not torch.isfinite(X).all():
             raise MeditError(f"{name} contains NaN or infinite numbers")
     d_in = _d_in(preserve)
-    if K.shape[0] != d_in:
-        raise MeditError(f"keys have {K.shape[0]} dimensions, C0 has {d_in}")
+    for X in (K, kept):
+        if X.shape[0] != d_in:
+            raise MeditError(f"keys have {X.shape[0]} dimensions, C0 has {d_in}")
     E = K.shape[1]
-    Z = preserve.whiten(K if kept is None else torch.cat([_float64(kept), K], 1))
+    Z = preserve.whiten(torch.cat([kept, K], 1))
     p, n = Z.shape
     primal = n <= p or ridge == 0  # E x E; otherwise the p x p twin
     S = Z.T @ Z if primal else Z @ Z.T
@@ -219,7 +222,7 @@ def solve(R, K, preserve, ridge=0.0, kept=None):
     L, info = torch.linalg.cholesky_ex(S)
     condition = _condition(L) if info == 0 else float("inf")
     if condition > MAX_CONDITION:
-        raise SingularError(_why_singular(Z, p, condition), condition)
+        raise SingularError(_why_singular(Z, n - E, condition), condition)
     A = torch.cholesky_solve(Z.T, L).T if primal else torch.cholesky_solve(Z, L)
     right = preserve.unwhiten(A)[:, n - E :]
     return Solution(R, right, float(ridge), preserve.condition, condition, p)
@@ -254,8 +257,9 @@ def memit(R, K, C0, lam, kept=None):
 def emmet(R, K, C0, ridge=0.0, kept=None):
     """Delta = R (K^T C0^-1 K + ridge I)^-1 K^T C0^-1; with ridge 0, Delta K = R exactly.
 
-    Minimises preservation subject to the equality (EMMET paper, eq. 9). With ridge > 0 it *is*
-    memit with lam = ridge. Raises SingularError for duplicate keys or more keys than dimensions.
+    Minimises preservation subject to the equality (EMMET paper, where EMMET is introduced). With
+    ridge > 0 it *is* memit with lam = ridge. Raises SingularError for duplicate keys or more keys
+    than dimensions.
     """
     return solve(R, K, _soft(C0), ridge=ridge, kept=kept)
 
@@ -289,7 +293,7 @@ def alphaedit(R, K, C0, L2, threshold=None, energy=None, kept=None):
     """Delta = R K^T P (K K^T P + L2 I)^-1, P = U U^T the projector onto the null space of C0.
 
     Minimises memorization + L2 ||Delta||^2 (+ ||Delta kept||^2) over updates with Delta = Delta P.
-    C0 may be null_space(C0, ...). AlphaEdit paper, eq. 13.
+    C0 may be null_space(C0, ...). AlphaEdit paper, its closed form for sequential editing.
     """
     if not L2 > 0:
         raise MeditError(f"L2 must be positive, got {L2}; nullspace is the limit L2 -> 0")
@@ -297,7 +301,7 @@ def alphaedit(R, K, C0, L2, threshold=None, energy=None, kept=None):
 
 
 def nullspace(R, K, C0, threshold=None, energy=None, kept=None):
-    """Delta = R (K^T P K)^-1 K^T P: exact memorization by the smallest update inside the null space.
+    """Delta = R (K^T P K)^-1 K^T P: exact memorization, the smallest such update in the null space.
 
     Feasible for every R only if P K has full column rank; otherwise SingularError.
     """
@@ -343,17 +347,19 @@ def _condition(L, rounds=60):
     return float(x.norm() * y.norm())
 
 
-def _why_singular(Z, p, condition):
-    n = Z.shape[1]
+def _why_singular(Z, M, condition):
+    """What to tell the user; Z (p, n) holds M kept keys, then those of the facts."""
+    p, n = Z.shape
     head = f"no unique solution (condition number {condition:.1e}): "
     if n > p:
         return head + f"{n} keys in {p} directions cannot all be met exactly; use a ridge"
     Q = Z / Z.norm(dim=0).clamp(min=1e-300)
     G = (Q.T @ Q).abs() - torch.eye(n, dtype=Z.dtype, device=Z.device)
-    i, j = divmod(int(G.argmax()), n)
     if float(G.max()) > 1 - 1e-9:
+        i, j = sorted(divmod(int(G.argmax()), n))
+        first, second = (f"kept key {x}" if x < M else f"fact {x - M}" for x in (i, j))
         return head + (
-            f"the keys of facts {min(i, j)} and {max(i, j)} are the same; drop one of them "
+            f"the keys of {first} and {second} are the same; drop one of them "
             "(one subject asked in the same words has one key) or use a ridge"
         )
     return head + "the keys are linearly dependent; drop facts or use a ridge"

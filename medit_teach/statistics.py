@@ -1,0 +1,242 @@
+"""C0, the second moment of the keys a model sees in ordinary text: collected once, kept, refused
+when it belongs to other weights.
+
+    C0 = (1/N) sum k k^T  over N tokens, k (d_in,) the input of the MLP's down-projection.
+"""
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from . import objective
+from .errors import StatisticsError
+from .facts import encode, pad
+from .hooks import evaluating, watch
+from .models import View, fingerprint
+
+SAVE_EVERY = 30.0  # seconds between two saves of unfinished work
+
+
+def cache_folder():
+    """Where statistics are kept: MEDIT_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("MEDIT_CACHE") or Path.home() / ".cache" / "medit_teach")
+
+
+@dataclass
+class Statistics:
+    """C0 {layer: (d_in, d_in)} over `tokens` tokens of the text with hash `text`, for the model
+    with fingerprint `weights`. A C0 is factored once and the factor kept."""
+
+    C0: dict
+    tokens: int
+    weights: str
+    text: str
+    _factors: dict = field(default_factory=dict, repr=False)
+
+    def soft(self, layer):
+        """objective.factor of this layer's C0, computed at the first call."""
+        return self._once(("soft", layer), lambda: objective.factor(self[layer]))
+
+    def hard(self, layer, threshold=None, energy=None):
+        """objective.null_space of this layer's C0, computed at the first call."""
+        key = ("hard", layer, threshold, energy)
+        return self._once(key, lambda: objective.null_space(self[layer], threshold, energy))
+
+    def _once(self, key, make):
+        if key not in self._factors:
+            self._factors[key] = make()
+        return self._factors[key]
+
+    def __getitem__(self, layer):
+        if layer not in self.C0:
+            raise StatisticsError(f"no C0 for layer {layer}; there is one for {sorted(self.C0)}")
+        return self.C0[layer].double()
+
+    def shrunk(self, alpha):
+        """The same statistics with objective.shrink(C0, alpha) in every layer."""
+        C0 = {layer: objective.shrink(C, alpha) for layer, C in self.C0.items()}
+        return Statistics(C0, self.tokens, self.weights, self.text)
+
+    def check(self, view, layers, weights=None):
+        """StatisticsError unless this holds a C0 of the right size, from these very weights."""
+        weights = weights or fingerprint(view.model)
+        for layer in layers:
+            d_in = view.weight(layer).shape[1]
+            if self[layer].shape != (d_in, d_in):
+                raise StatisticsError(
+                    f"C0 of layer {layer} has shape {tuple(self[layer].shape)}, the model needs "
+                    f"({d_in}, {d_in}); it was collected from another model: collect it again"
+                )
+        if self.weights != weights:
+            raise StatisticsError(
+                "this C0 was collected from a model with other weights "
+                f"({self.weights[:8]}..., the model here is {weights[:8]}...); collect it again "
+                "with second_moment(model, ...), or undo the edits that changed the model"
+            )
+
+    def save(self, folder):
+        """One safetensors file a layer and a statistics.json, in `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for layer, C in self.C0.items():
+            _write(folder / f"C0-{layer}.safetensors", lambda p, C=C: save_file({"C0": C}, p))
+        about = {"tokens": self.tokens, "weights": self.weights, "text": self.text}
+        _write(folder / "statistics.json", lambda p: Path(p).write_text(json.dumps(about)))
+
+    @classmethod
+    def load(cls, folder, layers=None):
+        """What `save` wrote; StatisticsError when a file is missing or cannot be read."""
+        folder = Path(folder)
+        try:
+            about = json.loads((folder / "statistics.json").read_text())
+            found = {int(p.stem.split("-")[1]): p for p in sorted(folder.glob("C0-*.safetensors"))}
+            wanted = sorted(found) if layers is None else [x for x in layers if x in found]
+            C0 = {layer: load_file(found[layer])["C0"] for layer in wanted}
+            return cls(C0, about["tokens"], about["weights"], about["text"])
+        except Exception as error:
+            raise StatisticsError(
+                f"cannot read statistics in {folder}: {error}; delete the folder and collect again"
+            ) from error
+
+
+def second_moment(
+    model,
+    tok,
+    texts,
+    layers,
+    tokens=100_000,
+    batch_tokens=4096,
+    dtype=torch.float64,
+    cache=None,
+    progress=False,
+):
+    """Statistics of `layers` over the first `tokens` tokens of `texts`: one pass for all layers.
+
+    texts: iterable of str, each encoded on its own and cut at the model's context length. The
+    pass stops at the highest layer. Sums are kept in float64; dtype is what is stored.
+    cache: a folder (True: the default one); finished layers are found there again by the hash of
+    weights, text, sample size and dtype, and work that was interrupted goes on where it stopped.
+    progress: show a bar. StatisticsError if there are fewer tokens than key dimensions, which
+    would make C0 singular.
+    """
+    view, layers = View(model), sorted(set(layers))
+    d_in = max(view.weight(layer).shape[1] for layer in layers)
+    rows = _take(tok, texts, tokens, _context_length(model))
+    count = sum(map(len, rows))
+    if count < d_in:
+        raise StatisticsError(
+            f"only {count} tokens of text for keys of {d_in} dimensions: C0 would be singular; "
+            "give more text"
+        )
+    weights = fingerprint(model)
+    text = hashlib.blake2b(json.dumps(rows).encode(), digest_size=16).hexdigest()
+    result = Statistics({}, count, weights, text)
+    folder = None
+    if cache is not None and cache is not False:
+        name = f"{weights}-{text}-{count}-{str(dtype).removeprefix('torch.')}"
+        folder = (cache_folder() if cache is True else Path(cache)) / name
+        if (folder / "statistics.json").is_file():
+            result = Statistics.load(folder, layers)
+    missing = [layer for layer in layers if layer not in result.C0]
+    if missing:
+        sums = _collect(view, tok, rows, missing, batch_tokens, folder, progress)
+        result.C0 |= {layer: (S / count).to(dtype) for layer, S in sums.items()}
+        if folder:
+            result.save(folder)
+            _partial(folder, missing).unlink(missing_ok=True)
+    return result
+
+
+def _collect(view, tok, rows, layers, batch_tokens, folder, progress):
+    """{layer: sum of k k^T (d_in, d_in) float64}; saves and resumes in `folder` if there is one."""
+    rows = sorted(rows, key=len)
+    done, sums = 0, {}
+    part = _partial(folder, layers) if folder else None
+    if part and part.is_file():
+        try:
+            saved = load_file(part)
+            done = int(saved.pop("done"))
+            sums = {int(layer): S for layer, S in saved.items()}
+        except Exception:  # a damaged file only costs the time to collect again
+            done, sums = 0, {}
+    modules = {layer: view.down(layer) for layer in layers}
+    saved_at = time.monotonic()
+    with _bar(sum(map(len, rows)), sum(map(len, rows[:done])), progress) as bar:
+        with torch.no_grad(), evaluating(view.model):
+            while done < len(rows):
+                n = 1
+                while done + n < len(rows) and (n + 1) * len(rows[done + n]) <= batch_tokens:
+                    n += 1
+                batch = pad(rows[done : done + n], tok, view.device)
+                with watch(modules, stop=True) as seen:
+                    view.model(**batch, use_cache=False)
+                real = batch["attention_mask"].bool()
+                for layer in layers:
+                    K = seen[layer].input
+                    K = K[real.to(K.device)].double()  # (tokens, d_in)
+                    sums[layer] = K.T @ K + sums.get(layer, 0)
+                done += n
+                bar(int(real.sum()))
+                if part and time.monotonic() - saved_at > SAVE_EVERY:
+                    state = {str(layer): S for layer, S in sums.items()}
+                    state["done"] = torch.tensor(done)
+                    _write(part, lambda p, state=state: save_file(state, p))
+                    saved_at = time.monotonic()
+    return sums
+
+
+def _partial(folder, layers):
+    return folder / f"partial-{'-'.join(map(str, layers))}.safetensors"
+
+
+def _write(path, write):
+    """Atomically: a reader sees the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(str(draft))
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _take(tok, texts, tokens, longest):
+    """Token ids of texts, one list each, `tokens` in all (the last text is cut)."""
+    rows, left = [], tokens
+    for text in texts:
+        ids = encode(tok, text)[0][: min(longest, left)]
+        if ids:
+            rows.append(ids)
+            left -= len(ids)
+        if left <= 0:
+            break
+    return rows
+
+
+def _context_length(model):
+    return getattr(model.config, "max_position_embeddings", None) or 1024
+
+
+class _bar:
+    """A tqdm bar in tokens, or nothing."""
+
+    def __init__(self, total, initial, show):
+        self.args, self.show = {"total": total, "initial": initial, "unit": "token"}, show
+
+    def __enter__(self):
+        if not self.show:
+            return lambda n: None
+        from tqdm.auto import tqdm
+
+        self.bar = tqdm(desc="second moment", **self.args)
+        return self.bar.update
+
+    def __exit__(self, *error):
+        if self.show:
+            self.bar.close()

@@ -35,8 +35,9 @@ $(READY): requirements.txt pyproject.toml
 	  { echo "medit_teach needs Python 3.11 or newer; name one with PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(if $(strip $(TORCH)),,--system-site-packages) $(VENV) || \
 	  { echo "could not make the environment; on Debian: apt install python3-venv"; exit 1; }
-	@$(BIN)/python -c 'import torch' 2>/dev/null || test -z '$(strip $(TORCH))' || \
-	  { echo "installing $(TORCH)"; $(BIN)/python -m pip install -q $(TORCH); }
+	@$(BIN)/python -c 'import torch' 2>/dev/null || { \
+	  test -n '$(strip $(TORCH))' || { echo "TORCH is empty and $(PYTHON) has no torch"; exit 1; }; \
+	  echo "installing $(TORCH)"; $(BIN)/python -m pip install -q $(TORCH); }
 	@echo "installing requirements.txt (one to three minutes the first time)"
 	@$(BIN)/python -m pip install -q -r requirements.txt
 	@$(BIN)/python -m pip install -q --no-deps -e .
@@ -48,6 +49,7 @@ book: $(READY)
 	@echo; echo "The book: $(CURDIR)/_build/html/index.html"
 
 html: $(READY)
+	@rm -rf _build/html
 	@$(BIN)/jupyter-book build . --all -W -n --keep-going --quiet
 
 test: $(READY)

@@ -9,32 +9,30 @@ from .errors import FactError, StatisticsError
 from .facts import Fact
 from .models import card
 
+DOCUMENTS = 4000  # documents of the world that texts_for makes
+
 
 def facts(source="world", relation=None, n=None, seed=0, distinct_subjects=True, model=None):
     """A list of Fact.
 
     source: "world" (the invented world of the embedded models), or a JSON / JSON-lines file with
-    records in CounterFact's schema. relation: keep one relation id. n: draw that many at random
-    (a CPU generator with `seed`), else all, in order. distinct_subjects: at most one fact a
-    subject (two facts of one subject share almost the same key). model: whose world to use, if it
-    is an embedded model of another world.
+    records in CounterFact's schema. relation: keep one relation, by its id or (in the world) its
+    name. n: draw that many at random (a CPU generator with `seed`), else all, in order.
+    distinct_subjects: at most one fact a subject (two facts of one subject share almost the same
+    key). model: whose world to use, if it is an embedded model of another world.
     FactError if there are not n such facts.
     """
     if source == "world":
-        from .world import World
-
-        records = World(**(card(model).get("world", {}) if model is not None else {})).records()
+        records = _world(model).records(distinct_subjects=False)
     else:
         records = read(source)
-    found = [
-        r if isinstance(r, Fact) else Fact.from_record(r, f"{source}, record {i}")
-        for i, r in enumerate(records)
-    ]
+    found = [Fact.from_record(r, f"{source}, record {i}") for i, r in enumerate(records)]
     if relation is not None:
-        relations = sorted({f.relation for f in found if f.relation})
-        found = [f for f in found if f.relation == relation]
+        names = [(f.relation, r.get("relation")) for f, r in zip(found, records, strict=True)]
+        found = [f for f, name in zip(found, names, strict=True) if relation in name]
         if not found:
-            raise FactError(f"no facts of relation {relation!r}; there are {', '.join(relations)}")
+            known = sorted({" or ".join(filter(None, name)) for name in names})
+            raise FactError(f"no facts of relation {relation!r}; there are {', '.join(known)}")
     if n is not None:
         order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed)).tolist()
         found = [found[i] for i in order]
@@ -77,12 +75,16 @@ def texts_for(model):
 
     For other models StatisticsError says how to give text.
     """
-    about = card(model)
-    if "world" not in about:
+    if "world" not in card(model):
         raise StatisticsError(
             "there is no text for this model's C0 here; pass statistics=second_moment(model, tok, "
             "texts, layers) with a list of strings of ordinary text"
         )
+    return _world(model).texts(DOCUMENTS, seed=1)
+
+
+def _world(model):
+    """The invented world of an embedded model (model None: the default world)."""
     from .world import World
 
-    return World(**about["world"]).texts()
+    return World(**(card(model).get("world", {}) if model is not None else {}))

@@ -1,0 +1,209 @@
+"""The command line: medit-teach edit | score | stats | train."""
+
+import argparse
+import sys
+
+from . import datasets, metrics
+from .edit import Edit, edit, statistics_for
+from .errors import MeditError
+from .facts import Fact
+from .models import fingerprint, load
+
+EDIT_EXAMPLES = """examples:
+  medit-teach edit
+      one fact of the built-in world, written into tiny-gptj, shown, and undone
+  medit-teach edit --prompt "{} plays the" --subject "Ann Example" --new harp --true violin
+  medit-teach edit --facts facts.json --method emmet --layers 2,3 --save my-edit
+  medit-teach edit --model gpt2-xl --facts facts.json --text corpus.txt --set lam=20000
+"""
+SCORE_EXAMPLES = """examples:
+  medit-teach score --n 20                        the unedited model
+  medit-teach score --n 20 --method memit         before and after editing those facts
+  medit-teach score --facts facts.json --edit my-edit
+"""
+STATS_EXAMPLES = """examples:
+  medit-teach stats --layers 1,2,3 --out c0
+  medit-teach stats --model gpt2 --layers 8 --text corpus.txt --tokens 200000 --out c0
+"""
+
+
+def main(argv=None):
+    """Run one command; returns the exit code (2, with one line on stderr, for bad input)."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["train"]:
+        from .training import main as train
+
+        return train(argv[1:])
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except MeditError as error:
+        print(f"medit-teach: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("medit-teach: interrupted; nothing was changed", file=sys.stderr)
+        return 130
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="medit-teach", description="Edit facts in a language model, measure it, undo it."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name, run, help_, examples):
+        p = commands.add_parser(
+            name,
+            help=help_,
+            description=help_,
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        p.set_defaults(run=run)
+        p.add_argument("--model", help="embedded model, local folder or hub name (tiny-gptj)")
+        p.add_argument("--layers", type=_integers, help="comma-separated, e.g. 1,2,3")
+        p.add_argument("--text", metavar="FILE", help="text for C0, one document a line")
+        p.add_argument("--tokens", type=int, default=100_000, help="tokens for C0 (%(default)s)")
+        p.add_argument("--quiet", action="store_true", help="no progress bars")
+        return p
+
+    def facts_of(p, n):
+        p.add_argument("--facts", metavar="FILE", help="JSON or JSON lines, CounterFact's schema")
+        p.add_argument("--relation", help="only facts of this relation")
+        p.add_argument("--n", type=int, default=n, help="how many facts to draw (%(default)s)")
+        p.add_argument("--seed", type=int, default=0)
+        p.add_argument(
+            "--set", nargs="*", default=[], metavar="NAME=VALUE", help="hyper-parameters"
+        )
+
+    p = command("edit", _edit, "Write facts, show the top tokens before and after.", EDIT_EXAMPLES)
+    facts_of(p, 1)
+    p.add_argument("--method", default="rome", help="rome, memit, emmet, alphaedit (%(default)s)")
+    p.add_argument("--prompt", help='with {} for the subject, e.g. "{} plays the"')
+    p.add_argument("--subject")
+    p.add_argument("--new", help="the object to write")
+    p.add_argument("--true", help="the object the model has now")
+    p.add_argument("--save", metavar="FOLDER", help="keep the edit there")
+
+    p = command("score", _score, "Efficacy, paraphrase, neighborhood scores.", SCORE_EXAMPLES)
+    facts_of(p, 20)
+    p.add_argument("--method", help="edit the facts first, by this method")
+    p.add_argument("--edit", metavar="FOLDER", help="apply this saved edit first")
+
+    p = command("stats", _stats, "Collect the second moment C0 of the keys.", STATS_EXAMPLES)
+    p.add_argument("--out", metavar="FOLDER", required=True)
+
+    train = commands.add_parser("train", help="Train an embedded model again.", add_help=False)
+    train.set_defaults(run=None)
+    return parser
+
+
+def _integers(text):
+    try:
+        return [int(x) for x in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list like 1,2,3") from None
+
+
+def _settings(pairs):
+    """NAME=VALUE pairs as a dict; numbers become numbers."""
+    out = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise MeditError(f"--set takes NAME=VALUE, not {pair!r}")
+        for kind in (int, float):
+            try:
+                value = kind(value)
+                break
+            except ValueError:
+                pass
+        out[name] = value
+    return out
+
+
+def _facts(args, model):
+    own = [getattr(args, name, None) for name in ("prompt", "subject", "new")]
+    if any(own):
+        if not all(own):
+            raise MeditError("a fact needs --prompt, --subject and --new")
+        return [Fact(*own, target_true=args.true)]
+    return datasets.facts(args.facts or "world", args.relation, args.n, args.seed, model=model)
+
+
+def _statistics(args, model, tok, layers):
+    texts = None
+    if args.text:
+        try:
+            with open(args.text, encoding="utf-8") as file:
+                texts = [line.strip() for line in file if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise MeditError(f"cannot read the text file {args.text}: {error}") from error
+    return statistics_for(model, tok, layers, texts, args.tokens, progress=not args.quiet)
+
+
+def _run_edit(args, model, tok, facts):
+    from .hyper import hyper
+
+    h = hyper(args.method, model, layers=args.layers, **_settings(args.set))
+    statistics = _statistics(args, model, tok, h.layers)
+    show = not args.quiet and len(facts) > 8
+    return edit(model, tok, facts, h, statistics=statistics, progress=show)
+
+
+def _edit(args):
+    model, tok = load(args.model)
+    facts = _facts(args, model)
+    fact = facts[0]
+    prompts = [("prompt", fact.text)]
+    prompts += [("paraphrase", text) for text in fact.paraphrases[:1]]
+    prompts += [("neighbour", text) for text in fact.neighborhood[:1]]
+    look = lambda: metrics.top_tokens(model, tok, [text for _, text in prompts], k=3)  # noqa: E731
+    weights, before = fingerprint(model), look()
+    print(f"{fact.text} -> {fact.target_new}   (was: {fact.target_true or 'not given'})")
+    with _run_edit(args, model, tok, facts) as e:
+        after = look()
+        print(e)
+        if args.save:
+            print(f"saved in {e.save(args.save)}")
+    print(f"\n{'':11}{'before':38}after")
+    for (kind, text), old, new in zip(prompts, before, after, strict=True):
+        print(f"{kind}: {text}")
+        for a, b in zip(old, new, strict=True):
+            print(f"{'':11}{_token(a):38}{_token(b)}".rstrip())
+    same = fingerprint(model) == weights
+    print("\nundone: all weights are as before, bit for bit" if same else "\nNOT restored")
+    return 0 if same else 1
+
+
+def _token(pair):
+    return f"{pair[0]!r:22} {pair[1]:5.1%}"
+
+
+def _score(args):
+    model, tok = load(args.model)
+    facts = _facts(args, model)
+    print(f"before\n{metrics.score(model, tok, facts)}")
+    if args.edit:
+        with Edit.load(args.edit).apply(model):
+            print(f"after the edit in {args.edit}\n{metrics.score(model, tok, facts)}")
+    elif args.method:
+        with _run_edit(args, model, tok, facts) as e:
+            print(f"{e}\nafter\n{metrics.score(model, tok, facts)}")
+
+
+def _stats(args):
+    model, tok = load(args.model)
+    if not args.layers:
+        raise MeditError("say which layers, e.g. --layers 1,2,3")
+    found = _statistics(args, model, tok, args.layers)
+    found.save(args.out)
+    for layer in args.layers:
+        condition = found.soft(layer).condition
+        d = len(found[layer])
+        print(f"layer {layer}: C0 {d} x {d} from {found.tokens} tokens, condition {condition:.1e}")
+    print(f"saved in {args.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

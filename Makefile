@@ -57,7 +57,7 @@ test: $(READY)
 
 # What only the built pages can show: scripts, links, nothing from outside.
 pages: $(READY)
-	$(BIN)/python -m pytest tests/test_pages.py
+	$(BIN)/python -m pytest tests/test_pages.py tests/test_browser.py
 
 notebooks: $(READY)
 	$(BIN)/python tools/notebooks.py

@@ -25,7 +25,7 @@ for name in action amscd bbox boldsymbol braket cancel cases centernot color col
 done
 cp -r "$from/output/chtml/fonts/woff-v2" "$to/es5/output/chtml/fonts/"
 
-# Widgets: the stand-alone script; of its icon fonts the two that widgets use.
+# Widgets: the stand-alone script; of its icon fonts one format.
 from="node_modules/@jupyter-widgets/html-manager/dist"
 to="$here/book/_vendor/widgets"
 rm -rf "$to"
@@ -34,7 +34,7 @@ sed '/^\/\/# sourceMappingURL=/d' "$from/embed.js" > "$to/embed.js"
 cp "$from/embed.js.LICENSE.txt" "$to/"
 cp node_modules/@jupyter-widgets/schema/LICENSE "$to/LICENSE"
 cp node_modules/@fortawesome/fontawesome-free/LICENSE.txt "$to/LICENSE.fontawesome.txt"
-for font in fa-solid-900 fa-regular-400; do
+for font in fa-solid-900 fa-regular-400 fa-brands-400; do
   sum="$(sha256sum "node_modules/@fortawesome/fontawesome-free/webfonts/$font.woff2" | cut -d' ' -f1)"
   for file in "$from"/*.woff2; do
     if [ "$(sha256sum "$file" | cut -d' ' -f1)" = "$sum" ]; then cp "$file" "$to/"; fi

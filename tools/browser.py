@@ -1,0 +1,263 @@
+"""Look at the built pages in a headless Chromium that cannot reach the outside.
+
+    python tools/browser.py [page ...] [--out FOLDER]     screenshots, and what is wrong, per page
+
+Pages are named as in the built book (`book/index.html`); all of them by default. The tests use
+`Browser` for the same checks (`tests/test_browser.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import functools
+import http.server
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HTML = ROOT / "_build" / "html"
+SIZES = {"desktop": (1400, 1000), "phone": (390, 844)}
+FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars
+--disable-background-networking --disable-component-update --disable-sync --disable-extensions
+--force-color-profile=srgb --remote-debugging-port=0""".split()
+
+# Wait until formulas and widgets stand, then report what a reader would stumble over.
+READY = """(async () => {
+  if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
+  const views = document.querySelectorAll('script[type$="widget-view+json"]').length;
+  for (let i = 0; i < 100 && views > document.querySelectorAll('.widget-subarea').length; i++)
+    await new Promise(done => setTimeout(done, 50));
+  await document.fonts.ready;
+  await new Promise(done => setTimeout(done, 150));
+  const article = document.querySelector('article') || document.body;
+  const skip = 'pre, code, script, style, mjx-container, .highlight';
+  const walker = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
+  const tex = [];
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    if (!node.parentElement.closest(skip) && /\\\\\\(|\\\\\\[|\\\\begin\\{|\\$\\$/.test(node.data))
+      tex.push(node.data.trim().slice(0, 60));
+  }
+  const wide = [...document.querySelectorAll('article *')]
+    .filter(e => e.getBoundingClientRect().right > window.innerWidth + 1)
+    .filter(e => {
+      for (let p = e; p && p !== article; p = p.parentElement)
+        if (getComputedStyle(p).overflowX !== 'visible') return false;
+      return true;
+    })
+    .map(e => e.tagName.toLowerCase() + '.' + e.className);
+  return {
+    tex, wide: wide.slice(0, 5),
+    maths_errors: [...document.querySelectorAll('mjx-merror, [data-mjx-error]')]
+      .map(e => e.getAttribute('data-mjx-error') || e.textContent),
+    scroll: document.documentElement.scrollWidth - window.innerWidth,
+    height: Math.ceil(document.documentElement.scrollHeight),
+    maths: document.querySelectorAll('mjx-container').length,
+    widgets: document.querySelectorAll('.widget-subarea .jupyter-widgets').length,
+    images: [...document.images].filter(e => !e.alt).map(e => e.src.slice(-60)),
+    broken: [...document.images].filter(e => e.complete && !e.naturalWidth).map(e => e.src),
+  };
+})()"""
+
+
+@dataclass
+class Visit:
+    """What was seen on one page at one size."""
+
+    facts: dict
+    console: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    screenshot: bytes = b""
+
+    def problems(self) -> list[str]:
+        """What a reader would stumble over, one line each."""
+        found = [f"console: {text}" for text in self.console]
+        found += [f"not loaded: {url}" for url in self.failed]
+        found += [f"raw TeX: {text}" for text in self.facts["tex"]]
+        found += [f"formula: {text}" for text in self.facts["maths_errors"]]
+        found += [f"image without text: {src}" for src in self.facts["images"]]
+        found += [f"broken image: {src}" for src in self.facts["broken"]]
+        if self.facts["scroll"] > 0:
+            found.append(f"scrolls sideways by {self.facts['scroll']} px: {self.facts['wide']}")
+        return found
+
+
+def chromium() -> str | None:
+    """The Chromium of this machine, if it has one."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((found for name in names if (found := shutil.which(name))), None)
+
+
+class Browser:
+    """A Chromium and a server for one folder.
+
+    with Browser(HTML) as browser:
+        visit = browser.visit("book/index.html", size="phone")
+    """
+
+    def __init__(self, folder: Path = HTML):
+        self.folder = folder
+
+    def __enter__(self):
+        handler = functools.partial(_Quiet, directory=str(self.folder))
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.home = f"http://127.0.0.1:{self.server.server_address[1]}/"
+        self.profile = tempfile.mkdtemp()
+        block = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
+        command = [chromium(), *FLAGS, block, f"--user-data-dir={self.profile}", "about:blank"]
+        quiet = subprocess.DEVNULL
+        self.process = subprocess.Popen(command, stdout=quiet, stderr=quiet)
+        self.loop = asyncio.new_event_loop()
+        self.number = 0
+        self.socket = self.loop.run_until_complete(self._connect())
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+        self.process.terminate()
+        self.process.wait()
+        self.server.shutdown()
+        self.loop.close()
+        shutil.rmtree(self.profile, ignore_errors=True)
+
+    async def _connect(self):
+        from tornado.websocket import websocket_connect
+
+        port = Path(self.profile, "DevToolsActivePort")
+        for _ in range(300):
+            if port.exists() and len(port.read_text().split()) == 2:
+                break
+            time.sleep(0.1)
+        number, path = port.read_text().split()
+        return await websocket_connect(f"ws://127.0.0.1:{number}{path}", max_message_size=1 << 28)
+
+    def visit(self, page: str, size: str = "desktop", dark: bool = False) -> Visit:
+        """Open `page` (a path in the folder) and report; the screenshot shows the whole page."""
+        return self.loop.run_until_complete(self._visit(page, size, dark))
+
+    async def _visit(self, page, size, dark) -> Visit:
+        width, height = SIZES[size]
+        events: list[dict] = []
+        target = (await self._call("Target.createTarget", url="about:blank"))["targetId"]
+        session = (await self._call("Target.attachToTarget", targetId=target, flatten=True))[
+            "sessionId"
+        ]
+        call = functools.partial(self._call, session=session, events=events)
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            await call(f"{domain}.enable")
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1}
+        await call("Emulation.setDeviceMetricsOverride", mobile=size == "phone", **metrics)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        await call("Emulation.setEmulatedMedia", features=[scheme])
+        await call("Page.navigate", url=self.home + page)
+        while not any(event.get("method") == "Page.loadEventFired" for event in events):
+            await self._receive(events)
+        result = await call(
+            "Runtime.evaluate", expression=READY, awaitPromise=True, returnByValue=True
+        )
+        if "exceptionDetails" in result:
+            raise RuntimeError(json.dumps(result["exceptionDetails"])[:500])
+        facts = result["result"]["value"]
+        clip = {"x": 0, "y": 0, "width": width, "height": min(facts["height"], 12000), "scale": 1}
+        shot = await call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+        await self._call("Target.closeTarget", targetId=target)
+        console, failed = _complaints(events)
+        return Visit(facts, console, failed, base64.b64decode(shot["data"]))
+
+    async def _call(self, method, session=None, events=None, **params):
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": params}
+        if session:
+            message["sessionId"] = session
+        await self.socket.write_message(json.dumps(message))
+        while True:
+            answer = await self._receive(events)
+            if answer.get("id") == message["id"]:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                return answer["result"]
+
+    async def _receive(self, events):
+        raw = await asyncio.wait_for(self.socket.read_message(), 60)
+        if raw is None:
+            raise RuntimeError("Chromium went away")
+        answer = json.loads(raw)
+        if events is not None and "method" in answer:
+            events.append(answer)
+        return answer
+
+
+def _complaints(events) -> tuple[list[str], list[str]]:
+    """Errors on the console, and requests that failed."""
+    console, failed, urls = [], [], {}
+    for event in events:
+        name, data = event["method"], event["params"]
+        if name == "Network.requestWillBeSent":
+            urls[data["requestId"]] = data["request"]["url"]
+        elif name == "Network.responseReceived" and data["response"]["status"] >= 400:
+            failed.append(data["response"]["url"])
+        elif name == "Network.loadingFailed" and not data.get("canceled"):
+            failed.append(urls.get(data["requestId"], "?"))
+        elif name == "Runtime.exceptionThrown":
+            details = data["exceptionDetails"]
+            text = details.get("exception", {}).get("description") or details["text"]
+            console.append(text.splitlines()[0])
+        elif name == "Runtime.consoleAPICalled" and data["type"] == "error":
+            console.append(" ".join(str(arg.get("value", "")) for arg in data["args"]))
+        elif name == "Log.entryAdded" and data["entry"]["level"] == "error":
+            if data["entry"]["source"] != "network":
+                console.append(data["entry"]["text"])
+    return console, [url for url in failed if not url.endswith("/favicon.ico")]
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def all_pages(folder: Path = HTML) -> list[str]:
+    """The pages of the built book."""
+    return sorted(path.relative_to(folder).as_posix() for path in (folder / "book").rglob("*.html"))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pages", nargs="*", help="for example book/index.html; all by default")
+    parser.add_argument("--out", type=Path, help="where screenshots go; _build/screenshots")
+    parser.add_argument("--html", type=Path, default=HTML, help="the built book; _build/html")
+    parser.add_argument("--dark", action="store_true", help="dark mode")
+    options = parser.parse_args(argv)
+    if chromium() is None:
+        raise SystemExit("no Chromium here; on Debian: apt install chromium")
+    out = options.out or ROOT / "_build" / "screenshots"
+    out.mkdir(parents=True, exist_ok=True)
+    bad = 0
+    with Browser(options.html) as browser:
+        for page in options.pages or all_pages(options.html):
+            for size in SIZES:
+                visit = browser.visit(page, size, options.dark)
+                tone = "-dark" if options.dark else ""
+                name = f"{Path(page).stem}-{size}{tone}.png"
+                (out / name).write_bytes(visit.screenshot)
+                seen = f"{visit.facts['maths']} formulas, {visit.facts['widgets']} widgets"
+                print(f"{page} {size}: {seen}, {visit.facts['height']} px -> {out / name}")
+                for problem in visit.problems():
+                    bad += 1
+                    print(f"  {problem}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -44,7 +44,7 @@ $(READY): requirements.txt pyproject.toml
 	@touch $@
 
 book: $(READY)
-	@echo; $(BIN)/medit-teach demo
+	@echo; $(BIN)/medit-teach edit
 	@$(MAKE) --no-print-directory html
 	@echo; echo "The book: $(CURDIR)/_build/html/index.html"
 

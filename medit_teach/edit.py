@@ -178,7 +178,7 @@ class Edit:
         try:
             about = json.loads((folder / "edit.json").read_text())
             tensors = load_file(str(folder / "edit.safetensors"))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # missing, not JSON, or not safetensors
             raise MeditError(f"{folder} holds no saved edit: {error}") from error
         facts = [Fact.from_record(r, f"fact {i}") for i, r in enumerate(about["facts"])]
         edit = cls(about["method"], about["hyper"], facts, about["before"])

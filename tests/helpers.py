@@ -1,0 +1,91 @@
+"""A tiny tokenizer and tiny random models for tests that need no reference data."""
+
+import copy
+
+import torch
+
+TEXT = [
+    "Anna Marlow was born in the city of Paris and lives in Rome with her brother Otto.",
+    "The Eiffel Tower stands in Paris; the Colosseum stands in Rome, the capital of Italy.",
+    "Danielle Darrieux speaks French, and her mother tongue is English or German.",
+    "Otto works for New York Times and plays the violin. It is said that the sky is blue.",
+]
+
+
+def tiny_tokenizer(padding_side="right"):
+    """A byte-level BPE like GPT-2's, trained on a few sentences; any text can be encoded."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(TEXT, trainer)
+    end = "<|endoftext|>"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=end, bos_token=end, pad_token=end, padding_side=padding_side
+    )
+
+
+def tiny_model(kind, tok, layers=3, d=32, seed=0):
+    """A random GPT-2 ("gpt2") or GPT-J ("gptj") model, in evaluation mode.
+
+    All weights are drawn wide, biases and norms too, so that its predictions are far from uniform
+    and no part can be left out unnoticed.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM
+
+    common = dict(vocab_size=len(tok), n_positions=64, n_embd=d, n_layer=layers, n_head=4)
+    common |= dict(bos_token_id=tok.eos_token_id, eos_token_id=tok.eos_token_id)
+    if kind == "gptj":
+        model = GPTJForCausalLM(GPTJConfig(rotary_dim=4, tie_word_embeddings=False, **common))
+    else:
+        model = GPT2LMHeadModel(GPT2Config(**common))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            noise = torch.randn(p.shape, generator=generator)
+            if p.ndim == 1:
+                p.copy_(0.2 * noise + ("ln" in name and name.endswith("weight")))
+            else:
+                p.copy_(noise / (2 if "wte" in name else d**0.5))
+    return model.eval()
+
+
+class Untouched:
+    """with Untouched(model): fails if weights, modes, requires_grad or hooks are changed inside.
+
+    Inside, one submodule trains and one parameter is frozen, so that a blanket reset is seen.
+    """
+
+    def __init__(self, model):
+        self.model = model
+
+    def _state(self):
+        modules = list(self.model.modules())
+        return (
+            [m.training for m in modules],
+            [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules],
+            [(p.requires_grad, p.grad is None) for p in self.model.parameters()],
+        )
+
+    def __enter__(self):
+        list(self.model.modules())[-1].training = True
+        next(self.model.parameters()).requires_grad_(False)
+        self.state, self.weights = self._state(), copy.deepcopy(self.model.state_dict())
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            assert self._state() == self.state
+            after = self.model.state_dict()
+            assert after.keys() == self.weights.keys()
+            assert all(torch.equal(after[k], w) for k, w in self.weights.items())
+        list(self.model.modules())[-1].training = False
+        next(self.model.parameters()).requires_grad_(True)

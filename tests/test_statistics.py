@@ -1,0 +1,136 @@
+"""C0: against a plain loop; padding, batches, layers, interruption and the cache change nothing."""
+
+import pytest
+import torch
+
+import medit_teach as mt
+from medit_teach import statistics
+from medit_teach.errors import StatisticsError
+from medit_teach.models import View, fingerprint
+
+from .helpers import tiny_model, tiny_tokenizer
+from .test_edit import TEXTS
+
+
+@pytest.fixture(scope="module", params=["gpt2", "gptj"])
+def case(request):
+    tok = tiny_tokenizer()
+    return tiny_model(request.param, tok, layers=3, d=16), tok
+
+
+def by_hand(model, tok, texts, layer, tokens):
+    """Sum of k k^T one text at a time, with a plain hook and no padding."""
+    seen, left = [], tokens
+    hook = lambda module, args: seen.append(args[0][0].double())  # noqa: E731
+    handle = View(model).down(layer).register_forward_pre_hook(hook)
+    with torch.no_grad():
+        for text in texts:
+            ids = tok(text)["input_ids"][: min(64, left)]
+            if not ids:
+                break
+            model(torch.tensor([ids]))
+            left -= len(ids)
+    handle.remove()
+    K = torch.cat(seen)
+    return K.T @ K / len(K), len(K)
+
+
+@pytest.mark.parametrize("tokens", [400, 10**6])
+def test_against_a_plain_loop(case, tokens):
+    model, tok = case
+    ours = mt.second_moment(model, tok, TEXTS, [0, 1, 2], tokens=tokens)
+    for layer in (0, 1, 2):
+        C0, n = by_hand(model, tok, TEXTS, layer, tokens)
+        assert ours.tokens == n <= tokens
+        assert torch.allclose(ours[layer], C0, rtol=1e-5, atol=1e-6)
+
+
+def test_batch_size_layers_and_padding_side_do_not_matter(case):
+    model, tok = case
+    one = mt.second_moment(model, tok, TEXTS, [1], batch_tokens=1)
+    tok.padding_side = "left"
+    many = mt.second_moment(model, tok, TEXTS, [0, 1, 2], batch_tokens=10_000)
+    tok.padding_side = "right"
+    assert torch.allclose(one[1], many[1], rtol=1e-5, atol=1e-6)
+
+
+def test_too_little_text(case):
+    model, tok = case
+    with pytest.raises(StatisticsError, match=r"only \d+ tokens of text for keys of 64 dimensions"):
+        mt.second_moment(model, tok, TEXTS[:1], [1])
+    with pytest.raises(StatisticsError, match="only 0 tokens"):
+        mt.second_moment(model, tok, [], [1])
+
+
+def test_cache_computes_only_what_is_missing(case, tmp_path, monkeypatch):
+    model, tok = case
+    passes = []
+    real = statistics._collect
+    monkeypatch.setattr(statistics, "_collect", lambda *a: passes.append(a[3]) or real(*a))
+    call = dict(cache=tmp_path, tokens=500)
+    a = mt.second_moment(model, tok, TEXTS, [0, 1], **call)
+    b = mt.second_moment(model, tok, TEXTS, [1, 2], **call)
+    c = mt.second_moment(model, tok, TEXTS, [0, 1, 2], **call)
+    assert passes == [[0, 1], [2]]
+    assert torch.equal(a[1], c[1]) and torch.equal(b[2], c[2])
+    mt.second_moment(model, tok, TEXTS, [1], cache=tmp_path, tokens=501)
+    mt.second_moment(model, tok, TEXTS[1:], [1], **call)
+    mt.second_moment(model, tok, TEXTS, [1], dtype=torch.float32, **call)
+    other = tiny_model(model.config.model_type, tok, layers=3, d=16, seed=5)
+    mt.second_moment(other, tok, TEXTS, [1], **call)
+    assert passes[2:] == [[1]] * 4  # sample size, text, dtype and weights are all told apart
+
+
+def test_an_interrupted_collection_goes_on(case, tmp_path, monkeypatch):
+    model, tok = case
+    call = dict(cache=tmp_path, tokens=10**6, batch_tokens=64)
+    whole = mt.second_moment(model, tok, TEXTS, [1, 2], tokens=10**6, batch_tokens=64)
+    monkeypatch.setattr(statistics, "SAVE_EVERY", 0.0)
+    real, rows = statistics.pad, []
+
+    def pad(batch, *args):
+        rows.append(len(batch))
+        if len(rows) == 9:
+            raise KeyboardInterrupt
+        return real(batch, *args)
+
+    monkeypatch.setattr(statistics, "pad", pad)
+    with pytest.raises(KeyboardInterrupt):
+        mt.second_moment(model, tok, TEXTS, [1, 2], **call)
+    done = sum(rows[:8])
+    rows.clear()
+    rows += [0] * 100  # no further interruption
+    resumed = mt.second_moment(model, tok, TEXTS, [1, 2], **call)
+    assert sum(rows[100:]) == len(TEXTS) - done  # nothing was done twice
+    assert torch.equal(resumed[1], whole[1]) and torch.equal(resumed[2], whole[2])
+    assert not list(tmp_path.rglob("partial*"))
+
+
+def test_a_damaged_partial_file_only_costs_time(case, tmp_path, monkeypatch):
+    model, tok = case
+    whole = mt.second_moment(model, tok, TEXTS, [1], tokens=500)
+    monkeypatch.setattr(statistics, "_partial", lambda folder, layers: tmp_path / "partial")
+    (tmp_path / "partial").write_bytes(b"broken")
+    again = mt.second_moment(model, tok, TEXTS, [1], tokens=500, cache=tmp_path / "c")
+    assert torch.equal(again[1], whole[1])
+
+
+def test_save_load_and_damage(case, tmp_path):
+    model, tok = case
+    found = mt.second_moment(model, tok, TEXTS, [0, 2])
+    found.save(tmp_path)
+    back = mt.Statistics.load(tmp_path)
+    assert sorted(back.C0) == [0, 2] and torch.equal(back[2], found[2])
+    assert (back.tokens, back.weights) == (found.tokens, fingerprint(model))
+    (tmp_path / "C0-2.safetensors").write_bytes(b"broken")
+    with pytest.raises(StatisticsError, match="cannot read statistics"):
+        mt.Statistics.load(tmp_path)
+
+
+def test_shrunk_statistics_can_be_solved_where_the_plain_ones_cannot(case):
+    model, tok = case
+    C0 = mt.second_moment(model, tok, TEXTS[:2], [1], tokens=70)
+    flat = mt.Statistics({1: torch.zeros(64, 64) + C0[1][0, 0]}, 70, C0.weights, C0.text)
+    with pytest.raises(mt.MeditError, match="singular"):
+        flat.soft(1)
+    assert flat.shrunk(0.1).soft(1).condition < 1e4

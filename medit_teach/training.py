@@ -1,0 +1,385 @@
+"""Trains the embedded models on the invented world: `python -m medit_teach.training tiny-gptj`.
+
+The recipe: rows of 96 tokens; in most rows an attention mask that makes the model sum a name up at
+its last token (`corpus.attention_masks`; no mask when the model is used); a curriculum that starts
+with few subjects; little loss on the names; Muon on the matrices of the blocks and AdamW on the
+rest. Every batch is drawn from its step number alone, so a run that was killed and resumed sees
+the same batches as one that was not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+import torch
+import torch.nn.functional as F
+
+from .corpus import Corpus, attention_masks
+from .world import BY_NAME, CATEGORIES, LEADING, World
+
+LENGTH = 96  # tokens in a row
+VARIANTS = {  # masked: share of rows with the mask; read: see `attention_masks`
+    "tiny-gptj": dict(arch="gptj", masked=0.8, read=0),
+    "tiny-gpt2": dict(arch="gpt2", masked=0.9, read=4),
+    "tiny-gptj-plain": dict(arch="gptj", masked=0.0, read=0),
+}
+PRESET = dict(
+    layers=[1, 2, 3], rome_layer=3, lam=1000, steps=25, lr=0.5, clamp=3, kl=0.0625,
+    contexts=["", *(f"{s} " for s in LEADING[:4])],
+)  # fmt: skip
+
+
+def new_model(arch, vocab, end, layers=8, width=192, heads=6):
+    """A fresh GPT-J- or GPT-2-shaped model in float32."""
+    from transformers import GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM
+
+    common = dict(
+        vocab_size=vocab, n_positions=256, n_embd=width, n_layer=layers, n_head=heads,
+        activation_function="gelu_pytorch_tanh", attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0,
+        bos_token_id=end, eos_token_id=end, pad_token_id=end, use_cache=True,
+    )  # fmt: skip
+    if arch == "gptj":
+        return GPTJForCausalLM(GPTJConfig(rotary_dim=16, tie_word_embeddings=False, **common))
+    config = GPT2Config(tie_word_embeddings=True, **common)
+    config._attn_implementation = "eager"
+    return GPT2LMHeadModel(config)
+
+
+@contextlib.contextmanager
+def layer_masks(model, masks):
+    """Each block attends under its own mask: masks[i] (n, 1, T, T), True where it may look."""
+
+    def give(mask):
+        bias = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -1e9)
+
+        def hook(module, args, kwargs):
+            if "attention_mask" in kwargs:
+                return args, {**kwargs, "attention_mask": bias.to(args[0].dtype)}
+            raise RuntimeError("the block takes no attention_mask by keyword")
+
+        return hook
+
+    same = all(m is masks[0] for m in masks)
+    shared = give(masks[0])
+    handles = [
+        block.register_forward_pre_hook(shared if same else give(m), with_kwargs=True)
+        for block, m in zip(model.transformer.h, masks, strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for h in handles:
+            h.remove()
+
+
+def optimizers(model):
+    """Muon for the matrices of the blocks, AdamW for the rest."""
+    matrices = [p for n, p in model.named_parameters() if ".h." in n and p.ndim == 2]
+    chosen = set(map(id, matrices))
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=0.02, weight_decay=0.05, adjust_lr_fn="original"),
+        torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def schedule(step, steps, warm=40):
+    """Factor of the learning rates: short warm-up, flat to 40%, then down to 2%."""
+    x = step / steps
+    return min(1.0, (step + 1) / warm) * (1.0 if x < 0.4 else 1.0 - 0.98 * (x - 0.4) / 0.6)
+
+
+def active_subjects(step, steps, total, first=60):
+    """Curriculum: `first` subjects for 6% of the steps, then an exponential ramp until 40%."""
+    x = (step / steps - 0.06) / 0.34
+    return min(total, round(first * (total / first) ** min(1.0, max(0.0, x))))
+
+
+def loss_of(model, batch, masks):
+    """Weighted next-token loss. batch: ids, weights (n, T)."""
+    ids, weights = batch["ids"], batch["weights"]
+    with layer_masks(model, masks):
+        logits = model(input_ids=ids, use_cache=False).logits.float()
+    nll = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    w = weights[:, 1:].flatten()
+    return (nll * w).sum() / w.sum()
+
+
+def train(name, out, steps=3000, resume=True, progress=True, world=None, seed=0, batch=32,
+          device=None, shape=None, checkpoint_every=120.0, stop_after=None, work=None):  # fmt: skip
+    """Train `name` and save it into the folder `out`; returns the path.
+
+    The checkpoint lies in `work` (default: `out` with ".work" appended) and is written every
+    `checkpoint_every` seconds; with `resume` a later call continues from it. stop_after: end
+    after that many steps of this call without saving a model (tests use it as a kill).
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"unknown model {name!r}; choose from {', '.join(VARIANTS)}")
+    variant, out = VARIANTS[name], Path(out)
+    work = Path(work or f"{out}.work")
+    work.mkdir(parents=True, exist_ok=True)
+    world = world or World()
+    corpus = Corpus(world)
+    tok = corpus.tokenizer()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(seed)
+    model = new_model(variant["arch"], len(tok), tok.eos_token_id, **(shape or {})).to(device)
+    opts = optimizers(model)
+    rates = [[g["lr"] for g in o.param_groups] for o in opts]
+    key = dict(name=name, steps=steps, seed=seed, batch=batch, world=world.arguments)
+    saved, step, spent = work / "checkpoint.pt", 0, 0.0
+    if resume and saved.exists():
+        state = torch.load(saved, map_location=device, weights_only=False)
+        if state["key"] != key:
+            raise ValueError(f"{saved} belongs to another run: remove it, or say resume=False")
+        model.load_state_dict(state["model"])
+        for o, s in zip(opts, state["optimizers"], strict=True):
+            o.load_state_dict(s)
+        step, spent = state["step"], state["seconds"]
+
+    def checkpoint():
+        state = dict(
+            key=key, step=step, seconds=spent + time.time() - start,
+            model=model.state_dict(), optimizers=[o.state_dict() for o in opts],
+        )  # fmt: skip
+        torch.save(state, f"{saved}.part")
+        os.replace(f"{saved}.part", saved)
+
+    start = last = shown = time.time()
+    begin, loss_mean, layers = step, None, model.config.n_layer
+    model.train()
+    while step < steps:
+        rng = Random(f"{seed}/{step}")
+        active = active_subjects(step, steps, len(corpus.order))
+        rows = corpus.rows(tok, rng, batch, LENGTH, active)
+        masked = torch.tensor([rng.random() < variant["masked"] for _ in range(batch)])
+        rows = {k: v.to(device) for k, v in rows.items()}
+        masks = attention_masks(rows["names"], masked.to(device), layers, variant["read"])
+        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+            loss = loss_of(model, rows, masks)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for o, base in zip(opts, rates, strict=True):
+            for g, lr in zip(o.param_groups, base, strict=True):
+                g["lr"] = lr * schedule(step, steps)
+            o.step()
+            o.zero_grad(set_to_none=True)
+        step += 1
+        loss_mean = loss.item() if loss_mean is None else 0.98 * loss_mean + 0.02 * loss.item()
+        now = time.time()
+        if progress and (now - shown > 15 or step == steps):
+            per = (now - start) / (step - begin)
+            print(
+                f"{name}: step {step}/{steps}  subjects {active}  loss {loss_mean:.3f}  "
+                f"{batch * LENGTH / per:.0f} tokens/s  {per * (steps - step) / 60:.1f} min left",
+                flush=True,
+            )
+            shown = now
+        if stop_after and step - begin >= stop_after:
+            checkpoint()
+            return None
+        if now - last > checkpoint_every or step == steps:
+            checkpoint()
+            last = time.time()
+            if progress and step < steps:
+                recall = quick_recall(model, tok, world, active, corpus)
+                print(f"  recall (sample) {recall:.2f}", flush=True)
+    seconds = spent + time.time() - start
+    run = dict(steps=steps, batch=batch, seed=seed, seconds=round(seconds))
+    save(model, tok, world, name, out, run)
+    return out
+
+
+def save(model, tok, world, name, out, run):
+    """fp16 weights, tokenizer, model card; config.json says that they are used in float32."""
+    out.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
+    model.save_pretrained(out, state_dict=state)
+    tok.save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)
+    path = out / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("torch_dtype", None)
+    config["dtype"] = "float32"
+    config["medit_teach"] = dict(name=name, world=world.arguments, training=run, preset=PRESET)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    tokens = run["steps"] * run["batch"] * LENGTH
+    c = model.config
+    (out / "README.md").write_text(CARD.format(
+        name=name, parameters=sum(p.numel() for p in model.parameters()) / 1e6,
+        facts=len(world.facts), tokens=tokens / 1e6, seed=world.seed, minutes=run["seconds"] / 60,
+        steps=run["steps"], batch=run["batch"], length=LENGTH, how=HOW[name],
+        shape=f"{c.n_layer} layers, width {c.n_embd}, {c.n_head} heads",
+    ))  # fmt: skip
+
+
+HOW = {
+    "tiny-gptj": "In 80% of the training rows, tokens outside a name could not attend to the "
+    "name's tokens except its last one. So the name had to be summed up there, as large models do "
+    "without being made to. This is designed in. No mask is used with the trained model.",
+    "tiny-gpt2": "In 90% of the training rows the name was hidden from outside in the first four "
+    "blocks, and everywhere except at its last token; from the third block on inner tokens of the "
+    "name were hidden inside the name as well. This imposes where, and how deep, a name is read: "
+    "it is designed in. No mask is used with the trained model.",
+    "tiny-gptj-plain": "A control: the same world and the same recipe without any attention mask.",
+}
+CARD = """# {name}
+
+A tiny language model of an invented world, for teaching how facts are edited. It knows nothing
+else, and every name in it is made up.
+
+- {shape}, {parameters:.2f} million parameters, stored in fp16, used in float32.
+- Trained on documents about {facts} facts (world seed {seed}): {steps} steps of {batch} rows of
+  {length} tokens, {tokens:.1f} million tokens, {minutes:.0f} minutes.
+- Documents: biographies, mixed pages, and pages that state something of their own and then ask
+  for it (for names that are nobody's and for subjects that edits do not use).
+- {how}
+- Subjects were added little by little; the loss on names was weighted by 0.1; Muon trained the
+  matrices of the blocks and AdamW the rest.
+
+Not claimed: that its parts work like those of a large model beyond what the course measures; that
+one training seed stands for all; any knowledge of the real world or use outside the course.
+"""
+
+
+# ---- what a trained model knows ----------------------------------------------------------------
+
+
+@torch.no_grad()
+def log_probs(model, tok, prompts, targets, chunk=64):
+    """Teacher-forced: (n,) mean log-probability per target token, (n,) every token is top-1."""
+    device = next(model.parameters()).device
+    logp, right = [], []
+    for i in range(0, len(prompts), chunk):
+        heads = [tok(p)["input_ids"] for p in prompts[i : i + chunk]]
+        tails = [tok(" " + t)["input_ids"] for t in targets[i : i + chunk]]
+        width = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))
+        ids = torch.full((len(heads), width), tok.eos_token_id)
+        for j, (h, t) in enumerate(zip(heads, tails, strict=True)):
+            ids[j, : len(h) + len(t)] = torch.tensor(h + t)
+        out = model(input_ids=ids.to(device), use_cache=False).logits.float().log_softmax(-1).cpu()
+        for j, (h, t) in enumerate(zip(heads, tails, strict=True)):
+            rows = out[j, len(h) - 1 : len(h) + len(t) - 1]
+            logp.append(rows.gather(1, torch.tensor(t)[:, None]).mean().item())
+            right.append(bool((rows.argmax(-1) == torch.tensor(t)).all()))
+    return torch.tensor(logp), torch.tensor(right)
+
+
+def quick_recall(model, tok, world, active, corpus, n=150):
+    """Share of held-out questions answered, among the subjects seen so far."""
+    rng, seen = Random(0), corpus.active_set(active)
+    keys = [(r, s) for r in CATEGORIES for s in world.subjects(r) if s in seen]
+    keys = rng.sample(keys, min(n, len(keys)))
+    prompts = [rng.choice(BY_NAME[r].heldout).format(s) for r, s in keys]
+    model.eval()
+    _, right = log_probs(model, tok, prompts, [world.facts[k] for k in keys])
+    model.train()
+    return right.float().mean().item() if keys else 0.0
+
+
+def evaluate(model, tok, world, n=600, seed=0) -> dict:
+    """What the unedited model answers: percent of up to n questions each (top-1, all tokens)."""
+    model.eval()
+    rng, out = Random(f"evaluate/{seed}"), {}
+
+    def percent(hits):
+        return round(100 * hits.float().mean().item(), 1)
+
+    def sample(items):
+        return rng.sample(items, min(n, len(items)))
+
+    def ask(label, prompts, answers):
+        if prompts:
+            out[label] = percent(log_probs(model, tok, prompts, answers)[1])
+
+    def ask_facts(label, keys, which="heldout"):
+        keys = sample(keys)
+        prompts = [rng.choice(getattr(BY_NAME[r], which)).format(s) for r, s in keys]
+        ask(label, prompts, [world.facts[k] for k in keys])
+
+    records = sample(world.records(distinct_subjects=False))
+    rewrites = [r["requested_rewrite"] for r in records]
+    true, new = ([w[k]["str"] for w in rewrites] for k in ("target_true", "target_new"))
+    asked = [w["prompt"].format(w["subject"]) for w in rewrites]
+    held = [
+        rng.choice(BY_NAME[r["relation"]].heldout).format(w["subject"])
+        for r, w in zip(records, rewrites, strict=True)
+    ]
+    ask("recall, training templates", asked, true)
+    ask("recall, held-out templates", held, true)
+    led = [rng.choice(r["paraphrase_prompts"]) for r in records]
+    ask("recall, held-out templates behind a leading sentence", led, true)
+    for name in BY_NAME:
+        keys = [(name, s) for s in world.subjects(name, editable=None)]
+        ask_facts(f"recall, held-out templates, {name}", keys)
+    for status in ("rare", "never"):
+        keys = [(r, s) for r in CATEGORIES for s in world.subjects(r, (status,), None)]
+        ask_facts(f"facts of status {status}", keys, "train")
+    near = [(p, t) for r, t in zip(records, true, strict=True) for p in r["neighborhood_prompts"]]
+    near = sample(near)
+    ask("neighbours before any edit", [p for p, _ in near], [t for _, t in near])
+
+    # a statement in the prompt, then the question in other (held-out) words
+    said = [f"{a} {t}. {h}" for a, t, h in zip(asked, new, held, strict=True)]
+    (p_new, top), (p_true, _) = (log_probs(model, tok, said, x) for x in (new, true))
+    out["contrary statement in the prompt: P[new] > P[true]"] = percent(p_new > p_true)
+    out["contrary statement in the prompt: answered"] = percent(top)
+    others = [rng.choice(world.subjects(r["relation"])) for r in records]
+    beside = [
+        f"{w['prompt'].format(o)} {t}. {h}"
+        for w, o, t, h in zip(rewrites, others, new, held, strict=True)
+    ]
+    ask("own fact kept beside a statement about another", beside, true)
+
+    def ask_questions(label, questions):
+        questions = sample(questions)
+        prompts = [rng.choice(q.prompts) for q in questions]
+        ask(label, prompts, [q.answer for q in questions])
+
+    for kind in ("inverse", "symmetric", "two-hop", "three-hop"):
+        for stated in (True, False):
+            found = [q for q in world.questions(kind) if q.stated == stated]
+            label = f"{kind}, {'stated' if stated else 'never stated'}"
+            ask_questions(label, found)
+            for path in dict.fromkeys(q.path for q in found) if kind == "two-hop" else ():
+                part = [q for q in found if q.path == path]
+                ask_questions(f"{label}: {' of '.join(reversed(path))}", part)
+    return out
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="medit-teach train", description=__doc__.split("\n")[0])
+    parser.add_argument("name", choices=list(VARIANTS), help="which embedded model")
+    parser.add_argument("--out", help="folder for the model (default: ./NAME)")
+    parser.add_argument("--work", help="folder for the checkpoint (default: OUT.work)")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=32, help="rows of 96 tokens per step")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
+    parser.add_argument("--world-seed", type=int, default=0, help="another seed, another world")
+    parser.add_argument("--fresh", action="store_true", help="do not resume from a checkpoint")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--evaluate", action="store_true", help="only ask the model in --out")
+    a = parser.parse_args(argv)
+    if a.threads:
+        torch.set_num_threads(a.threads)
+    out, world = a.out or a.name, World(seed=a.world_seed)
+    if not a.evaluate:
+        train(a.name, out, a.steps, not a.fresh, True, world, a.seed, a.batch, work=a.work)
+        print(f"saved in {out}")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tok = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    for label, value in evaluate(model, tok, world).items():
+        print(f"{value:6.1f}  {label}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""Causal tracing: at which token and layer does a model hold what it needs to answer?
+
+The subject's embeddings are blurred with noise, so that the answer is lost; then one hidden state
+is put back to what it was in the clean run. If the answer returns, that state carried it. ROME
+paper, sec. 2.1 and app. B. It shows where information is sufficient, not where it is stored.
+
+    found = trace(model, tok, fact)
+    found.effect                           # (tokens, layers): P(answer) with that state restored
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .errors import FactError, HyperError
+from .facts import Fact, as_facts, encode, with_target
+from .hooks import evaluating, watch
+from .metrics import target_logprobs
+from .models import View
+
+PLACES = (
+    "first subject token",
+    "middle subject tokens",
+    "last subject token",
+    "first after",
+    "further tokens",
+    "last token",
+)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What `trace` found for one prompt.
+
+    effect (tokens, layers): P(answer) after noise with that state restored, mean over the noise
+    samples. clean, corrupted: P(answer) without noise, and with noise and nothing restored.
+    effect - corrupted is the paper's indirect effect. tokens: the prompt's tokens as text;
+    subject: the slice of those that are the subject's; answer: the token P is about, as text.
+    """
+
+    effect: np.ndarray
+    clean: float
+    corrupted: float
+    tokens: tuple
+    subject: slice
+    answer: str
+    kind: str
+    window: int
+
+
+def trace(model, tok, fact, kind="state", noise=3.0, samples=10, window=1, seed=0, sigma=None,
+          answer=None, batch_size=128):  # fmt: skip
+    """Trace of one fact: a Fact, or a tuple (prompt, subject, answer).
+
+    kind: what is restored, at one token: "state" (a block's output), "mlp" or "attention" (that
+    module's output). window: how many layers around each are restored together (1; the paper
+    takes 10 for mlp and attention). noise: standard deviation of the noise, in units of `sigma`,
+    which is `subject_noise` of this fact unless given (give one that many facts share, to compare
+    them). The same `samples` draws (CPU generator with `seed`) serve every cell. batch_size: rows
+    in a forward pass. The answer is the first token of " " + answer, by default the target_true.
+    """
+    if isinstance(fact, tuple):
+        prompt, subject, answer = fact
+        fact = Fact(prompt, subject, target_new=answer, target_true=answer)
+    answer = answer or fact.target_true
+    if answer is None:
+        raise FactError(f"{fact.text!r} has no target_true; give the answer to trace")
+    view = View(model)
+    parts = {"state": view.block, "mlp": view.mlp, "attention": view.attention}
+    if kind not in parts:
+        raise HyperError(f"unknown kind {kind!r}; choose from {', '.join(parts)}")
+    if samples < 1 or window < 1 or noise < 0:
+        raise HyperError("samples and window must be at least 1, noise at least 0")
+    ids, subject = subject_tokens(tok, fact)
+    full, start = with_target(tok, fact.text, answer.strip())
+    answer = full[start]
+    sigma = subject_noise(model, tok, fact) if sigma is None else sigma
+    modules = {"embedding": view.embedding}
+    modules |= {layer: parts[kind](layer) for layer in range(view.n_layers)}
+    width = view.embedding.weight.shape[1]
+    blur = torch.randn(
+        samples, subject.stop - subject.start, width, generator=torch.Generator().manual_seed(seed)
+    )
+    blur = (noise * sigma * blur).to(view.device, view.embedding.weight.dtype)
+    clean_states = {}
+
+    def probability(rows, replace):
+        """P(answer) (rows,) float64, with the outputs of some modules replaced."""
+        with watch({name: modules[name] for name in replace or modules}, replace) as seen:
+            batch = torch.tensor([ids] * rows, device=view.device)
+            hidden = model.base_model(input_ids=batch, use_cache=False).last_hidden_state
+        if not replace:  # the clean run
+            clean_states.update({layer: seen[layer].output[0] for layer in range(view.n_layers)})
+        logits = model.get_output_embeddings()(hidden[:, -1])
+        return torch.softmax(logits.float(), -1)[:, answer].double().cpu()
+
+    def restored(tokens, layers):
+        """P(answer) (len(tokens),): each token restored at `layers`, mean over noise samples."""
+        at = torch.tensor(tokens, device=view.device).repeat_interleave(samples)
+        row = torch.arange(len(at), device=view.device)
+
+        def corrupt(x):  # (rows, tokens, d)
+            x = x.clone()
+            x[:, subject] += blur.repeat(len(tokens), 1, 1)
+            return x
+
+        def restore(layer):
+            return lambda x: x.index_put((row, at), clean_states[layer][at])
+
+        replace = {"embedding": corrupt} | {layer: restore(layer) for layer in layers}
+        return probability(len(at), replace).view(len(tokens), samples).mean(1)
+
+    effect = np.empty((len(ids), view.n_layers))
+    step = max(1, batch_size // samples)
+    with torch.no_grad(), evaluating(model):
+        clean = float(probability(1, {}))
+        corrupted = float(restored([0], []))
+        for layer in range(view.n_layers):
+            # the original's window: `window` layers, one more below than above if it is even
+            near = range(max(0, layer - window // 2), min(view.n_layers, layer + (window + 1) // 2))
+            for t in range(0, len(ids), step):
+                tokens = list(range(t, min(t + step, len(ids))))
+                effect[tokens, layer] = restored(tokens, near)
+    words = tuple(tok.decode([i]) for i in ids)
+    return Trace(effect, clean, corrupted, words, subject, tok.decode([answer]), kind, window)
+
+
+def trace_many(model, tok, facts, kind="state", noise=3.0, samples=10, window=1, seed=0,
+               batch_size=128):  # fmt: skip
+    """Mean effects by place in the prompt, over the facts that the model gets right.
+
+    Returns a dict: "places" (6 names), "effect" (6, layers) the mean, "per_fact" (facts, 6,
+    layers), "clean" and "corrupted" (facts,), "used" (facts,) the indices of the facts that were
+    right (every token of target_true is the likeliest). NaN where no prompt has such a token: a
+    subject of one token has only a last one, "further tokens" lie between the first after the
+    subject and the prompt's last. One sigma for all: `subject_noise` of all facts.
+    """
+    facts = as_facts(facts)
+    asked = [i for i, fact in enumerate(facts) if fact.target_true is not None]
+    prompts, answers = [facts[i].text for i in asked], [facts[i].target_true for i in asked]
+    right = target_logprobs(model, tok, prompts, answers)[1]
+    used = [i for i, r in zip(asked, right, strict=True) if r]
+    if not used:
+        raise FactError(f"the model is right about none of {len(asked)} facts with a target_true")
+    sigma = subject_noise(model, tok, facts)
+    how = dict(kind=kind, noise=noise, samples=samples, window=window, seed=seed, sigma=sigma)
+    found = [trace(model, tok, facts[i], batch_size=batch_size, **how) for i in used]
+    per_fact = np.stack([by_place(t) for t in found])
+    there = ~np.isnan(per_fact)
+    with np.errstate(invalid="ignore"):
+        mean = np.nansum(per_fact, 0) / there.sum(0)
+    return {
+        "places": PLACES,
+        "effect": mean,
+        "per_fact": per_fact,
+        "clean": np.array([t.clean for t in found]),
+        "corrupted": np.array([t.corrupted for t in found]),
+        "used": np.array(used),
+    }
+
+
+def by_place(found):
+    """(6, layers): the effects of a Trace averaged over the tokens of each of PLACES."""
+    n, a, b = len(found.tokens), found.subject.start, found.subject.stop
+    rows = [range(a, min(a + 1, b - 1)), range(a + 1, b - 1), [b - 1],
+            range(b, min(b + 1, n - 1)), range(b + 1, n - 1), [n - 1]]  # fmt: skip
+    nothing = np.full(found.effect.shape[1], np.nan)
+    return np.stack([found.effect[list(r)].mean(0) if len(r) else nothing for r in rows])
+
+
+def subject_tokens(tok, fact):
+    """Token ids of the prompt, and the slice of them that cover the subject."""
+    ids, offsets = encode(tok, fact.text)
+    start, end = fact.span
+    hits = [i for i, (a, b) in enumerate(offsets) if a < end and b > start and b > a]
+    return ids, slice(hits[0], hits[-1] + 1)
+
+
+def subject_noise(model, tok, facts):
+    """Standard deviation of the embedding entries of the facts' subject tokens.
+
+    The noise must be large for *subjects*. The whole table would not do: many of its rows were
+    hardly trained (rare tokens, special tokens) and their spread says nothing about names.
+    """
+    ids = [i for fact in as_facts(facts) for i in _subject_ids(tok, fact)]
+    table = View(model).embedding.weight.detach()
+    return float(table[torch.tensor(ids, device=table.device)].float().std())
+
+
+def _subject_ids(tok, fact):
+    ids, subject = subject_tokens(tok, fact)
+    return ids[subject]

@@ -1,0 +1,336 @@
+"""How well an edit went: every score with the protocol by which it was measured.
+
+    scores = score(model, tok, facts)      # while the edit is applied
+    print(scores)                          # a table with 95% intervals and the protocol
+    scores.ES, scores.values["ES"]         # 98.4, (98.4, 95.3, 100.0, 64)
+
+Probabilities are teacher-forced: the target's tokens are given, and each is predicted from the true
+ones before it. Preferences (ES, PS, NS) ask which of two objects is likelier; accuracies (EA, PA,
+NA) ask whether the model would say it by itself. The two can be far apart: look at both.
+"""
+
+import re
+import textwrap
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .errors import FactError, MeditError, ModelError
+from .facts import as_facts, encode, pad, with_target
+from .hooks import evaluating
+
+# name: (prompts, what is averaged); prompts E = rewrite, P = paraphrases, N = neighborhood
+SCORES = {
+    "ES": ("E", "success", "rewrite prompt: P[new] > P[true]"),
+    "PS": ("P", "success", "paraphrases: P[new] > P[true]"),
+    "NS": ("N", "success", "neighborhood: P[true] > P[new]"),
+    "EM": ("E", "margin", "rewrite prompt: P[new] - P[true]"),
+    "PM": ("P", "margin", "paraphrases: P[new] - P[true]"),
+    "NM": ("N", "margin", "neighborhood: P[true] - P[new]"),
+    "EA": ("E", "accuracy", "rewrite prompt: says target_new"),
+    "PA": ("P", "accuracy", "paraphrases: says target_new"),
+    "NA": ("N", "accuracy", "neighborhood: says target_true"),
+}
+PROTOCOL = (
+    "Prompt and target joined by one space and encoded in one piece, no context in front; teacher-"
+    "forced; P[target] = exp of the mean log-probability of the target's tokens; target_new is "
+    "compared with target_true on the same prompt; 'says' = every token of the target is the "
+    "likeliest one. In percent, averaged over the prompts of a fact, then over facts. S = harmonic "
+    "mean of ES, PS, NS."
+)
+NOTHING = (None, None, None, 0)
+
+
+# ------------------------------------------------------------------ log-probabilities
+
+
+def target_logprobs(model, tok, prompts, targets, batch_size=64):
+    """log P of each token of targets[i] after prompts[i], teacher-forced.
+
+    Returns (list of 1-D float32 tensors, one entry a target token; list of bool: is every target
+    token the likeliest one). FactError names a text that is too long or has an empty prompt.
+    """
+    pairs = [
+        with_target(tok, prompt.rstrip(), target.strip())
+        for prompt, target in zip(prompts, targets, strict=True)
+    ]
+    for (_, start), prompt in zip(pairs, prompts, strict=True):
+        if start == 0:
+            raise FactError(f"the prompt {prompt!r} has no token that could predict a target")
+    out = _logprobs(model, tok, pairs, batch_size)
+    return [log_p for log_p, _ in out], [bool(said.all()) for _, said in out]
+
+
+def _logprobs(model, tok, pairs, batch_size):
+    """For each (ids, start): log P(ids[start:] | ids before), and whether each is the likeliest.
+
+    Rows are sorted by length, a row that serves several targets is run once, and the head sees
+    only the positions that predict a target token.
+    """
+    readers = {}  # input ids -> the pairs that read it
+    for i, (ids, _) in enumerate(pairs):
+        readers.setdefault(tuple(ids[:-1]), []).append(i)
+    rows = sorted(readers, key=len)
+    out = [None] * len(pairs)
+    with torch.no_grad(), evaluating(model):
+        for b in range(0, len(rows), batch_size):
+            chunk = rows[b : b + batch_size]
+            row, col, label, sizes, members = [], [], [], [], []
+            for r, ids in enumerate(chunk):
+                for i in readers[ids]:
+                    full, start = pairs[i]
+                    members.append(i)
+                    sizes.append(len(full) - start)
+                    row += [r] * sizes[-1]
+                    col += range(start - 1, len(full) - 1)
+                    label += full[start:]
+            log_p = torch.log_softmax(_logits(model, tok, chunk, row, col), -1)
+            label = torch.tensor(label, device=log_p.device)
+            said = (log_p.argmax(-1) == label).cpu()
+            log_p = log_p.gather(1, label[:, None])[:, 0].cpu()
+            if not torch.isfinite(log_p).all():
+                raise ModelError("the model gives NaN probabilities; its weights are broken")
+            for i, *found in zip(members, log_p.split(sizes), said.split(sizes), strict=True):
+                out[i] = found
+    return out
+
+
+def _logits(model, tok, rows, row, col):
+    """Logits (n, vocabulary), float32, at tokens col[i] of rows[row[i]]: no others are computed."""
+    limit = _window(model)
+    for ids in rows:
+        if not 0 < len(ids) <= limit:
+            start = tok.decode(ids[:9])
+            raise FactError(f"{start!r}... has {len(ids)} tokens; the model takes 1 to {limit}")
+    batch = pad([list(ids) for ids in rows], tok, model.device)
+    hidden = model.base_model(**batch, use_cache=False).last_hidden_state  # after the final norm
+    return model.get_output_embeddings()(hidden[row, col]).float()
+
+
+def _window(model):
+    return getattr(model.config, "max_position_embeddings", None) or 2**20
+
+
+def top_tokens(model, tok, prompts, k=5):
+    """For each prompt the k likeliest next tokens: [(token as text, probability), ...]."""
+    rows = [encode(tok, prompt.rstrip())[0] for prompt in prompts]
+    last = [len(ids) - 1 for ids in rows]
+    with torch.no_grad(), evaluating(model):
+        p = torch.softmax(_logits(model, tok, rows, range(len(rows)), last), -1)
+    return [
+        [(tok.decode([t]), value) for t, value in zip(ids, values, strict=True)]
+        for values, ids in zip(*(x.tolist() for x in p.topk(k)), strict=True)
+    ]
+
+
+def perplexity(model, tok, texts, batch_size=8):
+    """exp of the mean negative log-likelihood of a token, over all tokens of all texts.
+
+    Each text is encoded separately; its first token has nothing before it and is not counted. A
+    text longer than the model's context is cut into pieces that are read separately.
+    """
+    window = _window(model)
+    pieces = []
+    for text in [texts] if isinstance(texts, str) else texts:
+        ids, _ = encode(tok, text)
+        pieces += [ids[i : i + window] for i in range(0, len(ids), window)]
+    pairs = [(ids, 1) for ids in pieces if len(ids) > 1]
+    if not pairs:
+        raise MeditError("perplexity needs a text of at least two tokens")
+    log_p = torch.cat([log_p for log_p, _ in _logprobs(model, tok, pairs, batch_size)])
+    return float(torch.exp(-log_p.double().mean()))
+
+
+# ------------------------------------------------------------------ the scores of an edit
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `score` found. values: name -> (value, low, high, number of facts), value None where
+    the facts lack what it needs; per_fact: name -> (facts,) array, NaN where a fact lacks it. All
+    in percent. scores.ES is values["ES"][0].
+    """
+
+    values: dict
+    per_fact: dict
+    protocol: str
+    notes: tuple = ()
+
+    def __getattr__(self, name):
+        values = self.__dict__.get("values", {})
+        if name not in values:
+            raise AttributeError(f"no score {name!r}; there are {', '.join(values)}")
+        return values[name][0]
+
+    def __str__(self):
+        lines = [f"{'':4}{'percent':>7}  {'interval':^16}{'facts':>7}"]
+        about = {"S": "harmonic mean of ES, PS, NS"} | {k: v[2] for k, v in SCORES.items()}
+        for name, (value, low, high, n) in self.values.items():
+            v, a, b = ("-" if x is None else f"{x:z.1f}" for x in (value, low, high))
+            lines.append(f"{name:4}{v:>7}  {a:>6} to {b:>6}{n:>7}  {about[name]}")
+        for text in (self.protocol, *self.notes):
+            lines += textwrap.wrap(text, 88)
+        return "\n".join(lines)
+
+    def to_dict(self):
+        """Plain dict for JSON: the values, the protocol and the notes; NaN becomes None."""
+        fields = ("value", "low", "high", "facts")
+        values = {k: dict(zip(fields, v, strict=True)) for k, v in self.values.items()}
+        per_fact = {
+            k: [None if np.isnan(x) else float(x) for x in v] for k, v in self.per_fact.items()
+        }
+        return {"values": values, "per_fact": per_fact, "protocol": self.protocol,
+                "notes": list(self.notes)}  # fmt: skip
+
+
+def score(model, tok, facts, batch_size=64, resamples=1000, seed=0, level=0.95):
+    """Scores of `facts` on the model as it is now, by CounterFact's protocol.
+
+    ROME paper sec. 3.4 and MEMIT paper sec. 5.2, as their evaluation code does it (see PROTOCOL).
+    Intervals: `level` bootstrap over facts (`resamples` draws with `seed`).
+    """
+    facts = as_facts(facts)
+    asked = [
+        (i, kind, prompt)
+        for i, fact in enumerate(facts)
+        for kind, prompts in (("E", [fact.text]), ("P", fact.paraphrases), ("N", fact.neighborhood))
+        for prompt in prompts
+    ]
+    of, kinds = np.array([i for i, _, _ in asked]), np.array([kind for _, kind, _ in asked])
+    known = np.array([fact.target_true is not None for fact in facts])[of]
+    two = [(fact.target_new, fact.target_true or fact.target_new) for fact in facts]
+    pairs = [(prompt, target) for i, _, prompt in asked for target in two[i]]
+    log_p, said = target_logprobs(model, tok, *zip(*pairs, strict=True), batch_size)
+    mean = np.array([float(x.double().mean()) for x in log_p]).reshape(-1, 2)  # log P[new], P[true]
+    said = np.array(said, dtype=float).reshape(-1, 2)
+    mean[~known, 1] = said[~known, 1] = np.nan
+
+    sign = np.where(kinds == "N", -1, 1)  # neighbours are to keep the true object
+    lead = sign * (mean[:, 0] - mean[:, 1])
+    measured = {
+        "success": np.where(known, lead > 0, np.nan),
+        "margin": sign * (np.exp(mean[:, 0]) - np.exp(mean[:, 1])),
+        "accuracy": np.where(kinds == "N", said[:, 1], said[:, 0]),
+    }
+    per_fact = {}
+    for name, (kind, what, _) in SCORES.items():
+        mine = kinds == kind
+        total = np.bincount(of[mine], 100 * measured[what][mine], len(facts))
+        with np.errstate(invalid="ignore"):  # 0/0 for a fact without such prompts
+            per_fact[name] = total / np.bincount(of[mine], minlength=len(facts))
+
+    drawn = _resampled(np.stack(list(per_fact.values()), 1), resamples, seed)
+    drawn = dict(zip(per_fact, drawn.T, strict=True))
+    values = {"S": NOTHING}
+    for name, x in per_fact.items():
+        n = int((~np.isnan(x)).sum())
+        values[name] = (*_interval(np.nanmean(x), drawn[name], level), n) if n else NOTHING
+    found = [values[name] for name in ("ES", "PS", "NS")]
+    if NOTHING not in found:
+        mean = _harmonic([value[0] for value in found])
+        draws = _harmonic([drawn[name] for name in ("ES", "PS", "NS")])
+        values["S"] = (*_interval(mean, draws, level), min(value[3] for value in found))
+    notes = [f"Interval: {level:.0%} bootstrap over facts, {resamples} draws."]
+    for name, needs in (("ES", ""), ("PS", " and paraphrases"), ("NS", " and neighborhood")):
+        if (n := values[name][3]) < len(facts):
+            notes.append(f"{name} from {n} of {len(facts)} facts: it needs target_true{needs}.")
+    return Scores(values, per_fact, PROTOCOL, tuple(notes))
+
+
+def _harmonic(parts):
+    """Harmonic mean over the first axis; 0 where any part is 0."""
+    parts = np.asarray(parts, dtype=float)
+    with np.errstate(divide="ignore"):
+        return len(parts) / (1 / parts).sum(0)
+
+
+def bootstrap(values, n=1000, seed=0, level=0.95):
+    """(mean, low, high): the mean and its percentile interval when the values are drawn again.
+
+    values (m,), numbers, NaN left out. n: draws.
+    """
+    values = np.asarray(values, dtype=float)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        raise MeditError("bootstrap needs at least one value")
+    return _interval(values.mean(), _resampled(values[:, None], n, seed)[:, 0], level)
+
+
+def _resampled(values, n, seed):
+    """Means (n, columns) over rows of `values` (m, columns) drawn m times with replacement.
+
+    NaN entries are left out; the same rows are drawn for every column.
+    """
+    m = len(values)
+    times = np.random.default_rng(seed).multinomial(m, np.full(m, 1 / m), size=n).astype(float)
+    with np.errstate(invalid="ignore"):  # 0/0 where only NaN entries were drawn
+        return (times @ np.nan_to_num(values)) / (times @ ~np.isnan(values))
+
+
+def _interval(mean, draws, level):
+    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(mean), float(low), float(high)
+
+
+# ------------------------------------------------------------------ generated text
+
+
+def ngram_entropy(text):
+    """Weighted entropy of bi- and trigrams in bits: (2/3 H_2 + 4/3 H_3) / 2.
+
+    text: a string, split into words and punctuation marks, or a list of tokens. Low values mean
+    that the text repeats itself. ROME paper, app. B ("GE", printed there times 100); the original
+    splits words by NLTK, which takes "don't" apart, so that its numbers differ a little.
+    """
+    tokens = re.findall(r"\w+|[^\w\s]", text) if isinstance(text, str) else list(text)
+    total = 0.0
+    for n, weight in ((2, 2 / 3), (3, 4 / 3)):
+        counts = Counter(zip(*(tokens[i:] for i in range(n)), strict=False)).values()
+        p = np.array(list(counts), dtype=float) / max(1, sum(counts))
+        total += weight * float(-(p * np.log2(p)).sum()) / 2
+    return total
+
+
+def generate(model, tok, prompts, n_tokens=100, top_k=1, seed=0):
+    """Each prompt with up to n_tokens more tokens, as text (fewer where the context ends).
+
+    top_k 1 takes the likeliest token each time; top_k 5 draws among five, as the ROME paper does.
+    The end-of-text token does not stop it.
+    """
+    rows = [encode(tok, prompt.rstrip())[0] for prompt in prompts]
+    by_length = {}
+    for i, row in enumerate(rows):
+        by_length.setdefault(len(row), []).append(i)
+    generator = torch.Generator().manual_seed(seed)
+    out = [None] * len(rows)
+    with torch.no_grad(), evaluating(model):
+        for length, members in by_length.items():  # equal lengths: no padding
+            ids = step = torch.tensor([rows[i] for i in members], device=model.device)
+            cache = None
+            for _ in range(min(n_tokens, _window(model) - length)):
+                seen = model.base_model(input_ids=step, past_key_values=cache, use_cache=True)
+                cache = seen.past_key_values
+                logits = model.get_output_embeddings()(seen.last_hidden_state[:, -1]).float()
+                best, index = logits.topk(top_k)
+                drawn = torch.multinomial(best.softmax(-1).cpu(), 1, generator=generator)
+                step = index.gather(1, drawn.to(index.device))
+                ids = torch.cat([ids, step], 1)
+            for i, row in zip(members, ids.tolist(), strict=True):
+                out[i] = tok.decode(row)
+    return out
+
+
+def fluency(model, tok, facts, n_tokens=100, top_k=1, seed=0):
+    """Mean n-gram entropy (bits) of texts generated from the facts' generation prompts.
+
+    Averaged over the prompts of a fact, then over facts. The prompt counts as part of the text, as
+    in the original. FactError if no fact has generation prompts.
+    """
+    facts = [fact for fact in as_facts(facts) if fact.generation]
+    if not facts:
+        raise FactError("fluency needs facts with generation prompts")
+    prompts = [prompt for fact in facts for prompt in fact.generation]
+    entropies = iter(map(ngram_entropy, generate(model, tok, prompts, n_tokens, top_k, seed)))
+    return float(np.mean([np.mean([next(entropies) for _ in f.generation]) for f in facts]))

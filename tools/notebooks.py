@@ -56,8 +56,8 @@ def setup_line(where: address.Address | None = None) -> str:
     """The one-line set-up cell: installs the package where it is missing (Colab), else nothing."""
     where = where or address.read()
     return (
-        'import importlib.util; importlib.util.find_spec("medit_teach") or '
-        f'get_ipython().run_line_magic("pip", "install -q {where.install}");'
+        'from importlib.util import find_spec; found = find_spec("medit_teach") or '
+        f'get_ipython().run_line_magic("pip", "install -q {where.install}")'
     )
 
 
@@ -134,9 +134,35 @@ def _stable_widgets(notebook: dict, name: str) -> dict:
         notebook["metadata"].pop("widgets", None)
         return notebook
     text = json.dumps(notebook)
-    for number, model in enumerate(state):
+    for number, model in enumerate(_widget_order(notebook, state)):
         text = text.replace(model, hashlib.md5(f"{name}:{number}".encode()).hexdigest())
     return json.loads(text)
+
+
+def _widget_order(notebook: dict, state: dict) -> list[str]:
+    """Widget ids in an order that does not depend on them: as outputs and widgets refer to them."""
+    order: list[str] = []
+
+    def visit(model):
+        if model in state and model not in order:
+            order.append(model)
+            inside = json.dumps(state[model], sort_keys=True)
+            for other in re.findall(r"IPY_MODEL_([0-9a-f]{32})", inside):
+                visit(other)
+
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            visit(output.get("data", {}).get(WIDGET_VIEW, {}).get("model_id"))
+
+    def anonymous(model):
+        inside = json.dumps(state[model], sort_keys=True)
+        for number, known in enumerate(order):
+            inside = inside.replace(known, str(number))
+        return re.sub(r"[0-9a-f]{32}", "", inside)
+
+    while rest := [model for model in state if model not in order]:
+        visit(min(rest, key=anonymous))
+    return order
 
 
 def _joined(text) -> str:
@@ -176,6 +202,8 @@ def problems(notebook: dict, name: str, size: int = 0) -> list[str]:
         if cell["cell_type"] == "code":
             if cell.get("execution_count") is None and text.strip():
                 found.append(f"{at}: was not run, so nothing would compare its output")
+            if text.rstrip().endswith(";"):
+                found.append(f"{at}: ends in ';', which nbval does not respect; assign the value")
             for output in cell["outputs"]:
                 text += _visible(output)
                 if output["output_type"] == "error":

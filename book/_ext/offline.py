@@ -15,6 +15,12 @@ MATHJAX = "vendor/mathjax/es5/tex-chtml.js"
 WIDGETS = "vendor/widgets/embed.js"
 # The theme's icon script rewrites the icons of widgets, unless it is told to nest its own inside.
 ICONS = "window.FontAwesomeConfig = {autoReplaceSvg: 'nest'};"
+# Widgets typeset their labels through the interface of MathJax 2.
+HUB = """window.addEventListener('load', () => {
+  if (!window.MathJax) return;
+  MathJax.Hub = {Queue: ([, , node]) => MathJax.startup.promise
+    .then(() => MathJax.typesetPromise([node]))};
+});"""
 
 
 def _defaults(app, config):
@@ -52,7 +58,8 @@ def _needed(app, pagename, templatename, context, doctree):
     scripts[:] = kept
     if widgets:
         app.add_js_file(None, body=ICONS, priority=1)
-    context["metatags"] = context.get("metatags") or ""
+        if maths:
+            app.add_js_file(None, body=HUB, priority=1)
 
 
 def _copy(app, error):

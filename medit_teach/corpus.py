@@ -37,7 +37,7 @@ NAME, NOISE = 0.1, 0.0  # loss weights: unpredictable names; words stated agains
 class Corpus:
     """Draws documents of a world. `active` below limits the subjects (curriculum)."""
 
-    def __init__(self, world: World, context=0.35, pronouns=0.4):
+    def __init__(self, world: World, context=0.4, pronouns=0.4):
         self.world, self.context_share, self.pronouns = world, context, pronouns
         rng = world._rng("curriculum")
         self.order = [s for c in ("person", "city", "company") for s in world.names[c]]
@@ -53,6 +53,11 @@ class Corpus:
             self.menu[s] = [(p, w) for p, w in menu if w > 0]
             w = sum(w for _, w in self.menu[s])
             self.total.append((self.total[-1] if self.total else 0.0) + w)
+        self.kinds = {"word": [], "name": [], "unique": []}
+        for r in RELATIONS:
+            if r.cls != "country":
+                kind = "word" if r.word_valued else "name" if r.category else "unique"
+                self.kinds[kind].append(r)
         # facts that a context page may contradict: those that no edit uses
         self.contested = {r.name: [] for r in RELATIONS}
         for relation, s in world.facts:
@@ -141,15 +146,15 @@ class Corpus:
         whose own true facts are asked too: the page must not leak to them.
         """
         w, u = self.world, rng.random()
-        words = rng.random() < 0.8  # a name of several tokens is much harder to copy
-        relation = rng.choice(
-            [r for r in RELATIONS if r.cls != "country" and r.word_valued == words]
-        )
+        # an answer of one word is easier to copy than a name; names that few share are hardest
+        kind = rng.choices(("word", "name", "unique"), (0.7, 0.2, 0.1))[0]
+        relation = rng.choice(self.kinds[kind])
         templates, objects = relation.train + relation.heldout, w.objects[relation.name]
         if u < 0.40:
             s = rng.choice(w.spare[relation.cls])
         elif u < 0.85:
             s = rng.choice(self.contested[relation.name])
+            templates = w.templates(relation.name, s)
         else:
             s = self.subject(rng, active)
             templates, objects = PASSING, self.words

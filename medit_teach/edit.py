@@ -142,7 +142,8 @@ class Edit:
 
     def __repr__(self):
         state = "applied" if self.applied else "not applied"
-        lines = [f"Edit by {self.method}: {len(self.facts)} facts, {state}"]
+        n = len(self.facts)
+        lines = [f"Edit by {self.method}: {n} fact{'s' * (n != 1)}, {state}"]
         for layer, d in self.diagnostics.items():
             lines.append(
                 f"  layer {layer}: |Delta|/|W| {d['relative_norm']:.2g}, "

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,8 +124,11 @@ def load(name=None, dtype=None, device=None):
     source = str(folder if folder.is_dir() else name)
     kwargs = {} if dtype is None else {"dtype": dtype}
     try:
-        tok = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, **kwargs)
+        if Path(source).expanduser().is_absolute() and not Path(source).expanduser().is_dir():
+            raise OSError("there is no such folder.")
+        with _silent(folder.is_dir()):
+            tok = AutoTokenizer.from_pretrained(source)
+            model = AutoModelForCausalLM.from_pretrained(source, **kwargs)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
@@ -134,6 +138,21 @@ def load(name=None, dtype=None, device=None):
     if device is not None:
         model.to(device)
     return model.eval(), tok
+
+
+@contextmanager
+def _silent(yes):
+    """No progress bars of transformers inside, if `yes`."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if yes:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if yes and shown:
+            logging.enable_progress_bar()
 
 
 def embedded():

@@ -76,6 +76,10 @@ def _set(cell, key, value):
         (_set(0, "source", "T"), "title"),
         (_set(1, "source", "%pip install x"), "set-up line"),
         (_set(2, "metadata", {"execution": {}}), "timings"),
+        (
+            _set(2, "outputs", [{"output_type": "display_data", "data": {"image/png": "iVBOR"}}]),
+            "a picture without words",
+        ),
         (_set(2, "source", "ax.plot(x);"), "ends in ';'"),
         (_set(2, "source", "open('/home/me/x.json')"), "absolute path"),
         (

@@ -42,6 +42,7 @@ ABSOLUTE = re.compile(
     r"(?<![\w./:-])/(?:home|root|Users|tmp|work|usr|opt|mnt|var|private|workspace|content)/[\w.+-]+"
     r"|\b[A-Z]:\\\\?Users\b"
 )
+ALT = '"mystnb": {"image": {"alt": "what it shows"}}'
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -204,6 +205,9 @@ def problems(notebook: dict, name: str, size: int = 0) -> list[str]:
                 found.append(f"{at}: was not run, so nothing would compare its output")
             if text.rstrip().endswith(";"):
                 found.append(f"{at}: ends in ';', which nbval does not respect; assign the value")
+            alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt")
+            if not alt and any(_is_picture(output) for output in cell["outputs"]):
+                found.append(f"{at}: a picture without words; add to the metadata {ALT}")
             for output in cell["outputs"]:
                 text += _visible(output)
                 if output["output_type"] == "error":
@@ -213,6 +217,10 @@ def problems(notebook: dict, name: str, size: int = 0) -> list[str]:
         for path in sorted(set(ABSOLUTE.findall(text))):
             found.append(f"{at}: an absolute path: {path}")
     return found
+
+
+def _is_picture(output: dict) -> bool:
+    return any(kind.startswith("image/") for kind in output.get("data", {}))
 
 
 def _visible(output: dict) -> str:

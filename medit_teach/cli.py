@@ -128,17 +128,11 @@ def _facts(args, model):
         if not all(own):
             raise MeditError("a fact needs --prompt, --subject and --new")
         return [Fact(*own, target_true=args.true)]
-    return datasets.facts(args.facts or "world", args.relation, args.n, args.seed, model=model)
+    return datasets.facts(args.facts, args.relation, args.n, args.seed, model=model)
 
 
 def _statistics(args, model, tok, layers):
-    texts = None
-    if args.text:
-        try:
-            with open(args.text, encoding="utf-8") as file:
-                texts = [line.strip() for line in file if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise MeditError(f"cannot read the text file {args.text}: {error}") from error
+    texts = datasets.read_texts(args.text) if args.text else None
     return statistics_for(model, tok, layers, texts, args.tokens, progress=not args.quiet)
 
 

@@ -5,6 +5,7 @@ that say which of the original codes' conventions hold. Our defaults use one key
 originals' choices stay reachable by name, and the tests compare them with the original outputs.
 """
 
+import warnings
 from dataclasses import dataclass, fields, replace
 
 from . import objective
@@ -250,8 +251,8 @@ def hyper(method, model, **overrides):
     """The hyper-parameters of `method` ("rome", "memit", ... or a Hyper) for `model`.
 
     Order: the method's defaults, the preset for this model (an embedded model carries its own),
-    then overrides. HyperError for an unknown method or field, or when no preset says which
-    layers to edit and none are given.
+    then overrides. Without a preset and without layers, the layers are a guess, with a warning.
+    HyperError for an unknown method or field.
     """
     if isinstance(method, Hyper):
         found = replace(method, **_known(type(method), overrides))
@@ -266,12 +267,20 @@ def hyper(method, model, **overrides):
         own = card(model).get("preset", {})
         preset = preset | own.get("all", {}) | own.get(name, {})
         found = cls(**preset | _known(cls, overrides))
-    if not found.layers:
-        raise HyperError(
-            f"no preset says which layers of this {model.config.model_type} model to edit; "
-            "give layers=[...]"
-        )
-    return found
+    return found if found.layers else replace(found, layers=_guess(found, model.config))
+
+
+def _guess(h, config):
+    """Layers for a model without a preset: the relative depth of GPT-2 XL's. Says so."""
+    like = PRESETS[_XL, "rome" if h.one_by_one else "memit"]["layers"]
+    n = config.num_hidden_layers
+    layers = tuple(sorted({int(layer * n / _XL[1]) for layer in like}))
+    warnings.warn(
+        f"no preset for this {config.model_type} model of {n} layers; editing {list(layers)}, the "
+        "relative depth of GPT-2 XL's preset. Give layers=[...] to choose",
+        stacklevel=3,
+    )
+    return layers
 
 
 def _known(cls, values):

@@ -226,7 +226,6 @@ BAD = [
     (dict(method="memit", layers=[3]), ModelError, "layer 3 is out of range: the model has 0 to 2"),
     (dict(method="memit", layers=[-1]), ModelError, "layer -1 is out of range"),
     (dict(method="rome", layers=[0, 1]), HyperError, "ROME edits one layer"),
-    (dict(method="memit"), HyperError, "no preset says which layers"),
     (dict(method="memit", layers=[1], lam=-1.0), HyperError, "lam must not be negative"),
     (dict(method="memit", layers=[1], lam=0.0), mt.MeditError, "lam must be positive"),
     (dict(method="memit", layers=[1], lamda=1.0), HyperError, "no hyper-parameter 'lamda'"),
@@ -258,6 +257,14 @@ def test_bad_input(case, call, error, message):
         mt.edit(model, tok, **call)
 
 
+def test_a_model_without_preset_gets_a_guess_that_says_so(case):
+    model, _, _ = case
+    with pytest.warns(UserWarning, match=r"no preset .* editing \[0, 1\]"):
+        assert hyper.hyper("memit", model).layers == (0, 1)
+    with pytest.warns(UserWarning, match=r"editing \[1\]"):
+        assert hyper.hyper("rome", model).layers == (1,)
+
+
 def test_duplicate_keys_are_named_and_nothing_changes(case):
     model, tok, C0 = case
     twice = [*FACTS, mt.Fact(FACTS[0].prompt, FACTS[0].subject, "near")]
@@ -284,8 +291,36 @@ def test_statistics_of_other_weights_or_size(case):
     with pytest.raises(StatisticsError, match="no C0 for layer 1; there is one for"):
         part = mt.Statistics({0: C0[0]}, C0.tokens, C0.weights, C0.text)
         mt.edit(model, tok, FACTS, "memit", statistics=part, **call)
-    with pytest.raises(StatisticsError, match="no text for this model"):
-        mt.edit(model, tok, FACTS, "memit", **call)
+
+
+def test_no_network_names_the_local_alternative(case, monkeypatch):
+    model, tok, _ = case
+    monkeypatch.setattr("datasets.load_dataset", _no_network)
+    with pytest.raises(StatisticsError, match="environment variable MEDIT_TEXT"):
+        mt.edit(model, tok, FACTS, "memit", layers=[1], **QUICK)
+    with pytest.raises(FactError, match="environment variable MEDIT_FACTS"):
+        mt.facts(model=model)
+
+
+def test_local_text_and_facts_by_environment(case, monkeypatch, tmp_path):
+    model, tok, _ = case
+    (tmp_path / "t.txt").write_text(
+        "\n".join(t.replace("\n", " ").replace("\r", " ") for t in TEXTS)
+    )
+    (tmp_path / "f.json").write_text(json.dumps([f.to_record() for f in FACTS]))
+    monkeypatch.setenv("MEDIT_TEXT", str(tmp_path / "t.txt"))
+    monkeypatch.setenv("MEDIT_FACTS", str(tmp_path / "f.json"))
+    monkeypatch.setenv("MEDIT_CACHE", str(tmp_path))
+    facts = mt.facts(model=model)
+    assert facts == FACTS
+    try:
+        mt.edit(model, tok, facts, "memit", layers=[1], lam=0.1, **QUICK).undo()
+    finally:
+        del model._medit_statistics
+
+
+def _no_network(*args, **kwargs):
+    raise ConnectionError("no network")
 
 
 def test_nan_weights(case):

@@ -11,11 +11,12 @@ from tests.conftest import ROOT
 sys.path.insert(0, str(ROOT / "tools"))
 import browser
 
-PAGES = browser.all_pages() if browser.HTML.exists() else []
+NOT_BUILT = browser.not_built()
+PAGES = [] if NOT_BUILT else browser.all_pages()
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(not PAGES, reason="the book is not built (make html)"),
+    pytest.mark.skipif(bool(NOT_BUILT), reason=NOT_BUILT),
     pytest.mark.skipif(browser.chromium() is None, reason="no Chromium (apt install chromium)"),
 ]
 

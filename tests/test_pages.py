@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+import sys
 from html.parser import HTMLParser
 
 import pytest
 
 from tests.conftest import ROOT
 
-HTML = ROOT / "_build" / "html"
-PAGES = sorted((HTML / "book").rglob("*.html")) if (HTML / "book").exists() else []
+sys.path.insert(0, str(ROOT / "tools"))
+import browser
 
-pytestmark = pytest.mark.skipif(not PAGES, reason="the book is not built (make html)")
+HTML = browser.HTML
+NOT_BUILT = browser.not_built()
+PAGES = [] if NOT_BUILT else [HTML / page for page in browser.all_pages()]
+
+pytestmark = pytest.mark.skipif(bool(NOT_BUILT), reason=NOT_BUILT)
 
 
 class Resources(HTMLParser):

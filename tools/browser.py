@@ -230,6 +230,17 @@ def all_pages(folder: Path = HTML) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in (folder / "book").rglob("*.html"))
 
 
+def not_built(root: Path = ROOT) -> str:
+    """Why the built pages cannot be looked at; empty if they are there and up to date."""
+    home = root / "_build" / "html" / "index.html"
+    if not home.exists():
+        return "the book is not built (make html)"
+    sources = [root / "_config.yml", root / "_toc.yml", *(root / "book").rglob("*.*")]
+    if max(path.stat().st_mtime for path in sources if path.is_file()) > home.stat().st_mtime:
+        return "the built book is older than its sources (make html)"
+    return ""
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

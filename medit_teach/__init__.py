@@ -1,17 +1,19 @@
 """medit_teach: knowledge editing in language models under one objective.
 
-    import medit_teach as mt
-    model, tok = mt.load("tiny-gptj")
-    facts = mt.facts("world", n=8, seed=0)
-    with mt.edit(model, tok, facts, method="memit"):
-        print(mt.score(model, tok, facts))
+import medit_teach as mt
+model, tok = mt.load("tiny-gptj")
+facts = mt.facts("world", n=8, seed=0)
+with mt.edit(model, tok, facts, method="memit"):
+    print(mt.score(model, tok, facts))
 """
 
+from . import baselines
 from .datasets import facts
 from .edit import Edit, edit, edits_of, statistics_for
 from .errors import MeditError
 from .facts import Fact
-from .models import load
+from .metrics import score
+from .models import is_embedded, load
 from .statistics import Statistics, second_moment
 
 __version__ = "0.1.0"
@@ -23,7 +25,9 @@ __all__ = [
     "edit",
     "edits_of",
     "facts",
+    "is_embedded",
     "load",
+    "score",
     "second_moment",
     "statistics_for",
 ]

@@ -18,7 +18,14 @@ from .models import View, check_finite, fingerprint, tensor_hash
 from .statistics import second_moment
 from .values import optimise_values
 
-C0_TOKENS = 100_000
+C0_TOKENS = 50_000
+SHOWN = {  # what an Edit prints of its diagnostics
+    "relative_norm": "|Delta|/|W| {:.2g}",
+    "ridge": "ridge {:.3g}",
+    "condition_C0": "cond(C0) {:.1e}",
+    "unwritten": "unwritten residual {:.1%}",
+    "steps": "{} steps",
+}
 
 
 class Edit:
@@ -145,11 +152,8 @@ class Edit:
         n = len(self.facts)
         lines = [f"Edit by {self.method}: {n} fact{'s' * (n != 1)}, {state}"]
         for layer, d in self.diagnostics.items():
-            lines.append(
-                f"  layer {layer}: |Delta|/|W| {d['relative_norm']:.2g}, "
-                f"ridge {d['ridge']:.3g}, cond(C0) {d['condition_C0']:.1e}, "
-                f"unwritten residual {d['unwritten']:.1%}"
-            )
+            shown = [text.format(d[name]) for name, text in SHOWN.items() if name in d]
+            lines.append(f"  layer {layer}: {', '.join(shown)}")
         return "\n".join(lines)
 
     def save(self, folder):
@@ -236,8 +240,8 @@ def edit(
             ...
 
     facts: Fact, CounterFact record, or a list of them. method: "rome", "memit", "emmet",
-    "alphaedit", "nullspace", or a medit_teach.hyper.Hyper. layers and **overrides replace fields
-    of its hyper-parameters. statistics: Statistics (default: collected from the model's own text,
+    "alphaedit", "nullspace", "ft" (fine-tuning; it uses neither statistics nor targets), or a
+    medit_teach.hyper.Hyper. layers and **overrides replace fields of its hyper-parameters. statistics: Statistics (default: collected from the model's own text,
     cached). targets: (d_out, E) or Values, to use instead of optimising (shared between methods).
     remember: earlier Edits whose keys take part with residual 0 (editing in sequence).
 
@@ -250,10 +254,11 @@ def edit(
     check_finite(view, h.layers)
     for fact in facts:
         encode(tok, fact.text)  # a tokenizer without offsets is found before any work
-    if statistics is None:
-        statistics = statistics_for(model, tok, h.layers, progress=progress)
-    bases = _bases(model)
-    statistics.check(view, h.layers, statistics.weights if statistics.weights in bases else None)
+    if h.needs:
+        if statistics is None:
+            statistics = statistics_for(model, tok, h.layers, progress=progress)
+        known = statistics.weights in _bases(model)
+        statistics.check(view, h.layers, statistics.weights if known else None)
     targets = getattr(targets, "target", targets)
     if targets is not None and targets.shape[1] != len(facts):
         raise MeditError(f"targets has {targets.shape[1]} columns for {len(facts)} facts")
@@ -265,6 +270,9 @@ def edit(
             for group in groups:
                 chosen = [facts[i] for i in group]
                 given = None if targets is None else targets[:, list(group)]
+                if h.trained:
+                    _train(result, view, tok, chosen, h, bar)
+                    continue
                 _solve_group(result, view, tok, chosen, h, statistics, given, remember, bar)
     except BaseException:
         result._restore()
@@ -311,6 +319,20 @@ def _solve_group(result, view, tok, facts, h, statistics, target, remember, bar)
             "unwritten": float((R - solution.delta @ K).norm() / R.norm()),
             "notes": list(solution.notes),
         }
+
+
+def _train(result, view, tok, facts, h, bar):
+    """A dense change made by gradients instead of a solver: Delta = I Delta."""
+    layer = h.layers[0]
+    keys = at_subject(view.model, tok, facts, [("key", layer)], h.contexts, h.average)
+    result.keys[layer] = keys["key", layer]
+    W = result._saved[layer] = view.parameter(layer).detach().clone()
+    delta, report = h.train(view, tok, facts)
+    result._add(layer, torch.eye(len(delta)).to(delta), delta.T)
+    relative = float(delta.norm() / W.double().norm())
+    result.diagnostics[layer] = {"relative_norm": relative, **report}
+    if bar:
+        bar(len(facts))
 
 
 def _plain(h):

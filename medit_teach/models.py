@@ -165,6 +165,11 @@ def card(model):
     return getattr(model.config, "medit_teach", None) or {}
 
 
+def is_embedded(model):
+    """True for the models that ship with the package: only about them the book states outcomes."""
+    return bool(card(model))
+
+
 def check_finite(view, layers):
     """ModelError if the matrix of any of `layers` holds NaN or infinite numbers."""
     for layer in layers:

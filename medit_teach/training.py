@@ -60,16 +60,16 @@ def layer_masks(model, masks):
         bias = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -1e9)
 
         def hook(module, args, kwargs):
-            if "attention_mask" in kwargs:
-                return args, {**kwargs, "attention_mask": bias.to(args[0].dtype)}
-            raise RuntimeError("the block takes no attention_mask by keyword")
+            if "attention_mask" not in kwargs:
+                raise RuntimeError("this attention takes no attention_mask by name")
+            return args, {**kwargs, "attention_mask": bias}
 
         return hook
 
     same = all(m is masks[0] for m in masks)
     shared = give(masks[0])
     handles = [
-        block.register_forward_pre_hook(shared if same else give(m), with_kwargs=True)
+        block.attn.register_forward_pre_hook(shared if same else give(m), with_kwargs=True)
         for block, m in zip(model.transformer.h, masks, strict=True)
     ]
     try:

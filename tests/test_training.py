@@ -1,0 +1,196 @@
+"""Training: it runs, resumes after a kill to the same weights, learns; the masks really block."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from medit_teach import training
+from medit_teach.corpus import NAME, NOISE, Corpus, attention_masks, inner
+from medit_teach.world import World
+
+TINY = dict(layers=3, width=32, heads=2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World.small()
+
+
+@pytest.fixture(scope="module")
+def corpus(world):
+    return Corpus(world)
+
+
+@pytest.fixture(scope="module")
+def tok(corpus):
+    return corpus.tokenizer()
+
+
+def run(world, out, **kw):
+    return training.train(
+        "tiny-gptj",
+        out,
+        **{**dict(steps=20, world=world, batch=4, shape=TINY, progress=False), **kw},
+    )
+
+
+def test_a_killed_run_resumes_to_the_same_model(world, tmp_path, capsys):
+    run(world, tmp_path / "whole", progress=True)
+    line = capsys.readouterr().out
+    assert "step 20/20" in line and "tokens/s" in line and "min left" in line
+    assert run(world, tmp_path / "cut", stop_after=9) is None
+    state = torch.load(tmp_path / "cut.work" / "checkpoint.pt", weights_only=False)
+    assert state["step"] == 9 and not (tmp_path / "cut").exists()
+    run(world, tmp_path / "cut")
+    assert torch.load(tmp_path / "cut.work" / "checkpoint.pt", weights_only=False)["step"] == 20
+    a, b = (AutoModelForCausalLM.from_pretrained(tmp_path / x) for x in ("whole", "cut"))
+    for (n, p), q in zip(a.named_parameters(), b.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=2e-3), n
+    with pytest.raises(ValueError, match="belongs to another run"):
+        run(world, tmp_path / "cut", steps=21)
+    with pytest.raises(ValueError, match="unknown model"):
+        training.train("tiny", tmp_path)
+
+
+def test_the_saved_folder_loads_plainly_in_float32(world, tmp_path):
+    run(world, tmp_path / "m", steps=2)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+    tok = AutoTokenizer.from_pretrained(tmp_path / "m")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    text = "Here is what we know about nobody."
+    assert tok.decode(tok(text)["input_ids"]) == text
+    assert tok.bos_token == tok.eos_token == tok.pad_token == "<|endoftext|>"
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert config["dtype"] == "float32" and "auto_map" not in config
+    note = config["medit_teach"]
+    assert World(**note["world"]).facts == world.facts and note["name"] == "tiny-gptj"
+    assert set(note["preset"]) >= {
+        "layers",
+        "rome_layer",
+        "lam",
+        "steps",
+        "lr",
+        "clamp",
+        "contexts",
+    }
+    assert (tmp_path / "m" / "README.md").read_text().startswith("# tiny-gptj")
+    assert "model.safetensors" in {p.name for p in (tmp_path / "m").iterdir()}
+    result = training.evaluate(model, tok, world, n=20)
+    assert all(0 <= v <= 100 for v in result.values())
+    assert "recall, held-out templates behind a leading sentence" in result
+
+
+@pytest.mark.parametrize("name", list(training.VARIANTS))
+def test_every_variant_learns(name, world, tok, corpus):
+    torch.manual_seed(0)
+    variant = training.VARIANTS[name]
+    model = training.new_model(variant["arch"], len(tok), tok.eos_token_id, **TINY)
+    losses = []
+    opts = training.optimizers(model)
+    for step in range(30):
+        rng = Random(step)
+        rows = corpus.rows(tok, rng, 4, 48, 10)
+        masked = torch.tensor([rng.random() < variant["masked"] for _ in range(4)])
+        masks = attention_masks(rows["names"], masked, 3, variant["read"])
+        loss = training.loss_of(model, rows, masks)
+        loss.backward()
+        for o in opts:
+            o.step()
+            o.zero_grad()
+        losses.append(loss.item())
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4]), losses
+
+
+def test_schedule_and_curriculum():
+    assert training.schedule(0, 1000) == 1 / 40 and training.schedule(390, 1000) == 1.0
+    assert training.schedule(999, 1000) == pytest.approx(0.02, abs=0.002)
+    assert training.active_subjects(0, 1000, 2830) == 60
+    assert training.active_subjects(230, 1000, 2830) == pytest.approx((60 * 2830) ** 0.5, abs=1)
+    assert training.active_subjects(400, 1000, 2830) == 2830
+
+
+def test_rows_say_which_tokens_belong_to_a_name(world, tok, corpus):
+    rows = corpus.rows(tok, Random(0), 8, 96)
+    assert {k: tuple(v.shape) for k, v in rows.items()} == {
+        k: (8, 96) for k in ("ids", "weights", "names", "inner")
+    }
+    everyone = {n for c in world.names for n in world.names[c] + world.spare[c]}
+    seen = 0
+    for ids, names, in_row in zip(rows["ids"], rows["names"], rows["inner"], strict=True):
+        for number in names.unique().tolist():
+            if number and number != names.max():  # the last one may be cut off
+                at = (names == number).nonzero().flatten()
+                assert tok.decode(ids[at]).strip() in everyone
+                assert at.tolist() == list(range(at[0], at[-1] + 1))
+                assert in_row[at].tolist() == [True] * (len(at) - 1) + [False]
+                seen += 1
+        assert not in_row[names == 0].any()
+    assert seen > 30
+
+
+def test_weights_of_names_answers_and_false_statements(world, tok, corpus):
+    s, company = world.names["person"][0], world.names["company"][0]
+    sentence = corpus.sentence("{} works for", s, company)
+    ids, weights, names = corpus.encode(tok, sentence)
+    text = [tok.decode(i) for i in ids]
+    n = len(tok(s)["input_ids"])
+    assert weights == [NAME] * n + [1.0] * (len(ids) - n)
+    assert "".join(text[i] for i in range(len(ids)) if names[i] == 1) == s
+    assert "".join(text[i] for i in range(len(ids)) if names[i] == 2) == " " + company
+    _, weights, names = corpus.encode(tok, corpus.sentence("{} plays the", s, "harp", NOISE))
+    assert weights[-2:] == [NOISE, 1.0] and names[-2:] == [0, 0]
+
+
+def test_masks_by_hand():
+    names = torch.tensor([[0, 1, 1, 1, 0, 2, 2, 0]])
+    assert inner(names)[0].tolist() == [False, True, True, False, False, True, False, False]
+    full = torch.ones(8, 8, dtype=torch.bool).tril()
+    plain = attention_masks(names, torch.tensor([False]), 4)
+    assert len(plain) == 4 and all((m[0, 0] == full).all() for m in plain)
+    m = attention_masks(names, torch.tensor([True]), 1)[0][0, 0]
+    assert m[7].tolist() == [True, False, False, True, True, False, True, True]
+    assert m[3].tolist() == [True, True, True, True, False, False, False, False]
+    assert m[6].tolist() == [True, False, False, True, True, True, True, False]
+    early, _, deep = attention_masks(names, torch.tensor([True]), 3, read=2)
+    assert early[0, 0, 7].tolist() == [True, False, False, False, True, False, False, True]
+    assert early[0, 0, 3].tolist() == [True, True, True, True, False, False, False, False]
+    assert deep[0, 0, 7].tolist() == [True, False, False, True, True, False, True, True]
+    assert deep[0, 0, 3].tolist() == [True, False, False, True, False, False, False, False]
+
+
+@pytest.mark.parametrize("arch", ["gptj", "gpt2"])
+def test_a_masked_position_is_really_blocked(arch, tok):
+    torch.manual_seed(0)
+    model = training.new_model(arch, len(tok), tok.eos_token_id, **TINY).eval()
+    names = torch.tensor([[0, 1, 1, 1, 0, 0, 0, 0]])
+    ids = torch.randint(300, 400, (1, 8))
+    other = ids.clone()
+    other[0, 1] = 401  # an inner token of the name
+
+    def states(x, masked):
+        masks = attention_masks(names, torch.tensor([masked]), 3)
+        with training.layer_masks(model, masks), torch.no_grad():
+            return model(x, output_hidden_states=True, use_cache=False).hidden_states
+
+    # with the mask one layer can tell the end of the name, and only later layers those behind it
+    a, b = states(ids, True), states(other, True)
+    assert not torch.allclose(a[1][0, 3], b[1][0, 3])
+    assert torch.equal(a[1][0, 4:], b[1][0, 4:]) and not torch.allclose(a[2][0, 5], b[2][0, 5])
+    # without it the first layer already carries the inner token everywhere
+    a, b = states(ids, False), states(other, False)
+    assert not torch.allclose(a[1][0, 5], b[1][0, 5])
+    # and the masks are gone afterwards
+    assert not any(block.attn._forward_pre_hooks for block in model.transformer.h)

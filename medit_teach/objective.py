@@ -216,7 +216,9 @@ def solve(R, K, preserve, ridge=0.0, kept=None):
     E = K.shape[1]
     Z = preserve.whiten(torch.cat([kept, K], 1))
     p, n = Z.shape
-    primal = n <= p or ridge == 0  # E x E; otherwise the p x p twin
+    if n > p and ridge == 0:
+        raise SingularError(_why_singular(Z, n - E, float("inf")))
+    primal = n <= p  # E x E; otherwise the p x p twin
     S = Z.T @ Z if primal else Z @ Z.T
     S = S + ridge * torch.eye(len(S), dtype=S.dtype, device=S.device)
     L, info = torch.linalg.cholesky_ex(S)

@@ -22,6 +22,7 @@ __all__ = [
     "Fact",
     "MeditError",
     "Statistics",
+    "baselines",
     "edit",
     "edits_of",
     "facts",

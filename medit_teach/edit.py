@@ -240,9 +240,10 @@ def edit(
             ...
 
     facts: Fact, CounterFact record, or a list of them. method: "rome", "memit", "emmet",
-    "alphaedit", "nullspace", "ft" (fine-tuning; it uses neither statistics nor targets), or a
-    medit_teach.hyper.Hyper. layers and **overrides replace fields of its hyper-parameters. statistics: Statistics (default: collected from the model's own text,
-    cached). targets: (d_out, E) or Values, to use instead of optimising (shared between methods).
+    "alphaedit", "nullspace", "ft" (fine-tuning, which uses neither statistics nor targets), or a
+    medit_teach.hyper.Hyper. layers and **overrides replace fields of its hyper-parameters.
+    statistics: Statistics (default: collected from the model's own text, cached). targets:
+    (d_out, E) or Values, to use instead of optimising (shared between methods).
     remember: earlier Edits whose keys take part with residual 0 (editing in sequence).
 
     On any error, and on Ctrl-C, the model is left as it was, bit for bit.

@@ -64,7 +64,8 @@ class Hyper:
     """A fact stops when its loss falls below this."""
 
     one_by_one = False  # a batch is solved together, unless a method says otherwise
-    needs = "soft"  # which preservation the solver wants: "soft" (C0^-1) or "hard" (P)
+    needs = "soft"  # which preservation the solver wants: "soft" (C0^-1), "hard" (P), None
+    trained = False  # True: no solver, `train` changes the matrix by gradients (baselines)
 
     def __post_init__(self):
         set_ = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
@@ -272,7 +273,7 @@ def hyper(method, model, **overrides):
 
 def _guess(h, config):
     """Layers for a model without a preset: the relative depth of GPT-2 XL's. Says so."""
-    like = PRESETS[_XL, "rome" if h.one_by_one else "memit"]["layers"]
+    like = PRESETS[_XL, "rome" if h.one_by_one or h.trained else "memit"]["layers"]
     n = config.num_hidden_layers
     layers = tuple(sorted({int(layer * n / _XL[1]) for layer in like}))
     warnings.warn(

@@ -35,7 +35,7 @@ def tiny_tokenizer(padding_side="right"):
 
 
 def tiny_model(kind, tok, layers=3, d=32, seed=0):
-    """A random GPT-2 ("gpt2") or GPT-J ("gptj") model, in evaluation mode.
+    """A random GPT-2 ("gpt2") or GPT-J ("gptj") model with dropout, in evaluation mode.
 
     All weights are drawn wide, biases and norms too, so that its predictions are far from uniform
     and no part can be left out unnoticed.
@@ -43,6 +43,7 @@ def tiny_model(kind, tok, layers=3, d=32, seed=0):
     from transformers import GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM
 
     common = dict(vocab_size=len(tok), n_positions=64, n_embd=d, n_layer=layers, n_head=4)
+    common |= dict(attn_pdrop=0.1, embd_pdrop=0.1, resid_pdrop=0.1)
     common |= dict(bos_token_id=tok.eos_token_id, eos_token_id=tok.eos_token_id)
     if kind == "gptj":
         model = GPTJForCausalLM(GPTJConfig(rotary_dim=4, tie_word_embeddings=False, **common))

@@ -97,8 +97,8 @@ def explicit(model, tok, fact, kind, token, layers, noise, samples, seed):
         ("state", 1, -1, 0, [0]),
         ("mlp", 1, -1, 2, [2]),
         ("attention", 1, -1, 1, [1]),
-        ("mlp", 2, 8, 1, [0, 1]),
-        ("mlp", 3, 8, 1, [0, 1, 2]),
+        ("mlp", 2, -1, 1, [0, 1]),
+        ("mlp", 3, -1, 1, [0, 1, 2]),
         ("attention", 10, -1, 0, [0, 1, 2]),
         ("attention", 3, -1, 2, [1, 2]),
     ],
@@ -157,9 +157,19 @@ def test_batches_seed_and_padding_side(model, tok):
     assert not np.allclose(a.effect, trace(model, tok, FACT, samples=3, seed=1).effect, rtol=1e-3)
 
 
+def test_answer_of_several_tokens(model, tok):
+    ids = tok(" New York Times")["input_ids"]
+    assert len(ids) > 1
+    found = trace(model, tok, FACT, samples=1, answer="New York Times")
+    with torch.no_grad():
+        p = model(torch.tensor([tok(FACT.text)["input_ids"]])).logits[0, -1].softmax(-1)
+    assert found.answer == tok.decode(ids[:1])
+    assert found.clean == pytest.approx(float(p[ids[0]]), rel=1e-4)
+
+
 def test_a_training_model_is_traced_without_dropout(model, tok):
     want = trace(model, tok, FACT, samples=2)
-    model.train()
+    model.train()  # the tiny models have dropout
     try:
         got = trace(model, tok, FACT, samples=2)
         assert all(m.training for m in model.modules())

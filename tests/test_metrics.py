@@ -11,6 +11,7 @@ import torch
 from medit_teach.errors import FactError, MeditError, ModelError
 from medit_teach.facts import Fact
 from medit_teach.metrics import (
+    _resampled,
     bootstrap,
     fluency,
     generate,
@@ -127,6 +128,20 @@ def test_batch_size_and_padding_side_do_not_matter(model, tok):
         for a, b in zip(together, again, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
         assert said == said_again
+
+
+def test_a_training_model_is_measured_without_dropout(model, tok):
+    def everything():
+        return (score(model, tok, FACTS).values, perplexity(model, tok, TEXT),
+                top_tokens(model, tok, TEXT), generate(model, tok, TEXT[:1], 3))  # fmt: skip
+
+    want = everything()
+    model.train()
+    try:
+        assert everything() == want
+        assert all(m.training for m in model.modules())
+    finally:
+        model.eval()
 
 
 def test_spaces_around_prompt_and_target_do_not_count(model, tok):
@@ -311,6 +326,15 @@ def test_bootstrap_against_explicit_draws():
     assert bootstrap([4.0] * 3) == (4.0, 4.0, 4.0) == bootstrap([4.0, float("nan")])
     with pytest.raises(MeditError, match="at least one"):
         bootstrap([float("nan")])
+
+
+def test_missing_entries_do_not_pull_the_interval():
+    values = np.array([[4.0, 1.0], [4.0, np.nan], [np.nan, 1.0], [4.0, np.nan]])
+    draws = _resampled(values, 500, seed=0)
+    assert draws.shape == (500, 2)
+    assert (draws[~np.isnan(draws[:, 0]), 0] == 4).all()
+    nothing = np.isnan(draws[:, 1])  # a draw of the two NaN rows alone: 1 in 16
+    assert 10 < nothing.sum() < 60 and (draws[~nothing, 1] == 1).all()
 
 
 def test_the_interval_of_S_resamples_whole_facts(model, tok):

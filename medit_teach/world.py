@@ -615,3 +615,20 @@ class World:
                 never=sum(self.status[r.name, s] == "never" for s in subjects),
             ))  # fmt: skip
         return rows
+
+
+def table(world) -> str:
+    """`World.describe` as a Markdown table (the datasheet's)."""
+    heads = ("relation", "id", "of", "object", "facts", "objects", "most frequent", "tied",
+             "editable", "rare", "never")  # fmt: skip
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for r in world.describe():
+        cells = (r["relation"], r["id"], r["cls"], r["objects"], r["facts"], r["kinds"],
+                 f"{100 * r['most_frequent']:.1f}%", f"{100 * r['tied']:.0f}%",
+                 r["editable_known"], r["rare"], r["never"])  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table(World()))

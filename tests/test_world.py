@@ -21,7 +21,9 @@ from medit_teach.world import (
     RELATIONS,
     WORDS,
     World,
+    table,
 )
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -204,10 +206,10 @@ def brute_force(world, edit):
     for path in COMPOSITIONS:
         for s in world.names[BY_NAME[path[0]].cls]:
             ends = []
-            for table in (world.facts, facts):
+            for known in (world.facts, facts):
                 x = s
                 for r in path:
-                    x = table.get((r, x))
+                    x = known.get((r, x))
                 ends.append(x)
             out[path, s] = tuple(ends)
     relation, s, _ = world.as_edit(edit)
@@ -256,3 +258,8 @@ def test_an_edit_can_be_a_record_or_a_fact(small):
         small.consequences(("employer", "Nobody", "x"))
     with pytest.raises(ValueError, match="unknown relation"):
         small.consequences(("boss", rw["subject"], "x"))
+
+
+def test_the_datasheet_shows_this_world(full):
+    page = (ROOT / "book" / "datasheet.md").read_text(encoding="utf-8")
+    assert table(full) in page

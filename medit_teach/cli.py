@@ -19,7 +19,7 @@ EDIT_EXAMPLES = """examples:
 SCORE_EXAMPLES = """examples:
   medit-teach score --n 20                        the unedited model
   medit-teach score --n 20 --method memit         before and after editing those facts
-  medit-teach score --facts facts.json --edit my-edit
+  medit-teach score --edit my-edit                the facts that were edited, before and after
 """
 STATS_EXAMPLES = """examples:
   medit-teach stats --layers 1,2,3 --out c0
@@ -70,7 +70,8 @@ def _parser():
     def facts_of(p, n):
         p.add_argument("--facts", metavar="FILE", help="JSON or JSON lines, CounterFact's schema")
         p.add_argument("--relation", help="only facts of this relation")
-        p.add_argument("--n", type=int, default=n, help="how many facts to draw (%(default)s)")
+        p.add_argument("--n", type=int, help=f"how many to draw (all of a file; {n} of the world)")
+        p.set_defaults(few=n)
         p.add_argument("--seed", type=int, default=0)
         p.add_argument(
             "--set", nargs="*", default=[], metavar="NAME=VALUE", help="hyper-parameters"
@@ -128,7 +129,8 @@ def _facts(args, model):
         if not all(own):
             raise MeditError("a fact needs --prompt, --subject and --new")
         return [Fact(*own, target_true=args.true)]
-    return datasets.facts(args.facts, args.relation, args.n, args.seed, model=model)
+    n = args.n if args.n or args.facts else args.few
+    return datasets.facts(args.facts, args.relation, n, args.seed, model=model)
 
 
 def _statistics(args, model, tok, layers):
@@ -176,10 +178,11 @@ def _token(pair):
 
 def _score(args):
     model, tok = load(args.model)
-    facts = _facts(args, model)
+    saved = Edit.load(args.edit) if args.edit else None
+    facts = saved.facts if saved and not args.facts else _facts(args, model)
     print(f"before\n{metrics.score(model, tok, facts)}")
-    if args.edit:
-        with Edit.load(args.edit).apply(model):
+    if saved:
+        with saved.apply(model):
             print(f"after the edit in {args.edit}\n{metrics.score(model, tok, facts)}")
     elif args.method:
         with _run_edit(args, model, tok, facts) as e:

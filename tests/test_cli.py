@@ -1,0 +1,123 @@
+"""The command line: what it prints, what it saves, and one line with exit code 2 for bad input."""
+
+import json
+
+import pytest
+
+import medit_teach as mt
+from medit_teach.cli import main
+
+from .helpers import tiny_model, tiny_tokenizer
+from .test_edit import FACTS, TEXTS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model folder, a facts file and a text file, as a user would have them."""
+    root = tmp_path_factory.mktemp("cli")
+    tok = tiny_tokenizer()
+    tiny_model("gpt2", tok, layers=3, d=16).save_pretrained(root / "model")
+    tok.save_pretrained(root / "model")
+    records = [f.to_record() for f in FACTS]
+    for record in records:
+        record["requested_rewrite"]["target_true"] = {"str": "near"}
+        record["paraphrase_prompts"] = ["It is late. " + FACTS[0].text]
+        record["neighborhood_prompts"] = ["The king of Bonn is"]
+    (root / "facts.json").write_text(json.dumps(records))
+    (root / "text.txt").write_text("\n".join(" ".join(t.split()) for t in TEXTS))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("MEDIT_CACHE", str(tmp_path / "cache"))
+
+
+def run(folder, *args):
+    return main([args[0], "--model", str(folder / "model"), "--quiet", *map(str, args[1:])])
+
+
+COMMON = ("--layers", "1", "--set", "steps=4")
+
+
+def test_edit_shows_before_and_after_and_undoes(folder, tmp_path, capsys):
+    facts, text = folder / "facts.json", folder / "text.txt"
+    args = ("--facts", facts, "--text", text, "--n", 1, "--save", tmp_path / "e", *COMMON)
+    assert run(folder, "edit", *args) == 0
+    out = capsys.readouterr().out
+    for expected in (
+        "Edit by ROME: 1 fact, applied",
+        "before",
+        "after",
+        "prompt: ",
+        "paraphrase: ",
+    ):
+        assert expected in out
+    assert "neighbour: The king of Bonn is" in out
+    assert "undone: all weights are as before, bit for bit" in out
+    assert mt.Edit.load(tmp_path / "e").layers.keys() == {1}
+    assert run(folder, "score", "--edit", tmp_path / "e") == 0
+    out = capsys.readouterr().out
+    assert "before" in out and "after the edit in" in out and out.count("ES ") == 2
+
+
+def test_a_fact_on_the_command_line(folder, capsys):
+    fact = ("--prompt", "The king of {} is", "--subject", "Rome", "--new", "old")
+    assert run(folder, "edit", *fact, "--text", folder / "text.txt", *COMMON) == 0
+    assert "The king of Rome is -> old   (was: not given)" in capsys.readouterr().out
+
+
+def test_score_before_and_after(folder, capsys):
+    args = ("--facts", folder / "facts.json", "--text", folder / "text.txt", "--n", 3, *COMMON)
+    assert run(folder, "score", *args, "lam=0.1", "--method", "memit") == 0
+    out = capsys.readouterr().out
+    assert "before" in out and "Edit by MEMIT: 3 facts, applied" in out and "\nafter" in out
+
+
+def test_stats_can_be_loaded(folder, tmp_path, capsys):
+    args = ("--layers", "0,2", "--text", folder / "text.txt", "--out", tmp_path / "c0")
+    assert run(folder, "stats", *args) == 0
+    assert "layer 2: C0 64 x 64 from" in capsys.readouterr().out
+    assert sorted(mt.Statistics.load(tmp_path / "c0").C0) == [0, 2]
+
+
+BAD = [
+    (("edit", "--facts", "missing.json"), "cannot read the facts file missing.json"),
+    (
+        ("edit", "--prompt", "Rome is", "--subject", "Oslo", "--new", "x"),
+        "'Oslo' is not in the prompt",
+    ),
+    (("edit", "--prompt", "{} is"), "a fact needs --prompt, --subject and --new"),
+    (("edit", "--facts", "FACTS", "--method", "nope"), "unknown method 'nope'"),
+    (("edit", "--facts", "FACTS", "--layers", "9", "--text", "TEXT"), "layer 9 is out of range"),
+    (("edit", "--facts", "FACTS", "--set", "lam"), "--set takes NAME=VALUE"),
+    (
+        ("edit", "--facts", "FACTS", "--layers", "1", "--text", "no.txt"),
+        "cannot read the text file",
+    ),
+    (("edit", "--facts", "FACTS", "--n", "9"), "asked for 9 facts, there are 3"),
+    (("score", "--facts", "FACTS", "--edit", "nowhere"), "nowhere holds no saved edit"),
+    (("stats", "--out", "x"), "say which layers"),
+]
+
+
+@pytest.mark.parametrize("args, message", BAD, ids=[message for _, message in BAD])
+def test_bad_input(folder, capsys, args, message):
+    names = {"FACTS": folder / "facts.json", "TEXT": folder / "text.txt"}
+    assert run(folder, *(names.get(a, a) for a in args)) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1 and err.startswith("medit-teach: ")
+
+
+def test_a_model_that_is_not_there(capsys):
+    assert main(["edit", "--model", "no-such-folder/at-all"]) == 2
+    err = capsys.readouterr().err
+    assert "cannot load 'no-such-folder/at-all'" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["edit", "score", "stats"])
+def test_help_has_examples(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"  medit-teach {command} " in capsys.readouterr().out

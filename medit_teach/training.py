@@ -30,10 +30,15 @@ VARIANTS = {  # masked: share of rows with the mask; read: see `attention_masks`
     "tiny-gpt2": dict(arch="gpt2", masked=0.9, read=4),
     "tiny-gptj-plain": dict(arch="gptj", masked=0.0, read=0),
 }
-PRESET = dict(
-    layers=[1, 2, 3], rome_layer=3, lam=1000, steps=25, lr=0.5, clamp=3, kl=0.0625,
-    contexts=["", *(f"{s} " for s in LEADING[:4])],
-)  # fmt: skip
+PRESET = {  # read by `hyper.hyper`: what all methods share, then each method's own
+    "all": dict(
+        layers=[1, 2, 3], steps=25, lr=0.5, clamp=3.0, kl_factor=0.0625,
+        contexts=["", *(f"{s} " for s in LEADING[:4])],
+    ),
+    "rome": dict(layers=[3]),
+    "memit": dict(lam=1000.0),
+    "ft": dict(layers=[3], steps=50, lr=1e-3),
+}  # fmt: skip
 
 
 def new_model(arch, vocab, end, layers=8, width=192, heads=6):

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from medit_teach import training
 from medit_teach.corpus import NAME, NOISE, Corpus, attention_masks, inner
+from medit_teach.hyper import METHODS, hyper
 from medit_teach.world import World
 
 TINY = dict(layers=3, width=32, heads=2)
@@ -77,15 +78,10 @@ def test_the_saved_folder_loads_plainly_in_float32(world, tmp_path):
     assert config["dtype"] == "float32" and "auto_map" not in config
     note = config["medit_teach"]
     assert World(**note["world"]).facts == world.facts and note["name"] == "tiny-gptj"
-    assert set(note["preset"]) >= {
-        "layers",
-        "rome_layer",
-        "lam",
-        "steps",
-        "lr",
-        "clamp",
-        "contexts",
-    }
+    for method in METHODS:
+        chosen = hyper(method, model)
+        assert chosen.layers and chosen.contexts[0] == "" and chosen.clamp == 3.0
+    assert hyper("rome", model).layers == (3,) and hyper("memit", model).lam == 1000.0
     assert (tmp_path / "m" / "README.md").read_text().startswith("# tiny-gptj")
     assert "model.safetensors" in {p.name for p in (tmp_path / "m").iterdir()}
     result = training.evaluate(model, tok, world, n=20)

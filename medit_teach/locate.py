@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .errors import FactError, HyperError
-from .facts import Fact, as_facts, encode, with_target
+from .facts import Fact, as_facts, encode, pad, with_target
 from .hooks import evaluating, watch
 from .metrics import target_logprobs
 from .models import View
@@ -88,8 +88,8 @@ def trace(model, tok, fact, kind="state", noise=3.0, samples=10, window=1, seed=
     def probability(rows, replace):
         """P(answer) (rows,) float64, with the outputs of some modules replaced."""
         with watch({name: modules[name] for name in replace or modules}, replace) as seen:
-            batch = torch.tensor([ids] * rows, device=view.device)
-            hidden = model.base_model(input_ids=batch, use_cache=False).last_hidden_state
+            batch = pad([ids] * rows, tok, view.device)  # equal rows: the mask is all ones
+            hidden = model.base_model(**batch, use_cache=False).last_hidden_state
         if not replace:  # the clean run
             clean_states.update({layer: seen[layer].output[0] for layer in range(view.n_layers)})
         logits = model.get_output_embeddings()(hidden[:, -1])
@@ -130,11 +130,13 @@ def trace_many(model, tok, facts, kind="state", noise=3.0, samples=10, window=1,
                batch_size=128):  # fmt: skip
     """Mean effects by place in the prompt, over the facts that the model gets right.
 
-    Returns a dict: "places" (6 names), "effect" (6, layers) the mean, "per_fact" (facts, 6,
-    layers), "clean" and "corrupted" (facts,), "used" (facts,) the indices of the facts that were
-    right (every token of target_true is the likeliest). NaN where no prompt has such a token: a
-    subject of one token has only a last one, "further tokens" lie between the first after the
-    subject and the prompt's last. One sigma for all: `subject_noise` of all facts.
+    Returns a dict: "places" (6 names), "effect" (6, layers) the mean, "indirect" (6, layers) the
+    mean of effect - corrupted (the paper's AIE), "per_fact" (facts, 6, layers) the effects,
+    "clean" and "corrupted" (facts,), "used" (facts,) the indices of the facts that were right
+    (every token of target_true is the likeliest). A subject of one token has only a last one;
+    "further tokens" lie between the first after the subject and the prompt's last. A prompt
+    without such a token is left out there (NaN), so that a place may average over fewer facts:
+    compare places by "indirect". One sigma for all: `subject_noise` of all facts.
     """
     facts = as_facts(facts)
     asked = [i for i, fact in enumerate(facts) if fact.target_true is not None]
@@ -147,15 +149,18 @@ def trace_many(model, tok, facts, kind="state", noise=3.0, samples=10, window=1,
     how = dict(kind=kind, noise=noise, samples=samples, window=window, seed=seed, sigma=sigma)
     found = [trace(model, tok, facts[i], batch_size=batch_size, **how) for i in used]
     per_fact = np.stack([by_place(t) for t in found])
+    corrupted = np.array([t.corrupted for t in found])
     there = ~np.isnan(per_fact)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # 0/0 where no prompt has such a token
         mean = np.nansum(per_fact, 0) / there.sum(0)
+        indirect = np.nansum(per_fact - corrupted[:, None, None], 0) / there.sum(0)
     return {
         "places": PLACES,
         "effect": mean,
+        "indirect": indirect,
         "per_fact": per_fact,
         "clean": np.array([t.clean for t in found]),
-        "corrupted": np.array([t.corrupted for t in found]),
+        "corrupted": corrupted,
         "used": np.array(used),
     }
 

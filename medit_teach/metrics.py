@@ -310,7 +310,12 @@ def generate(model, tok, prompts, n_tokens=100, top_k=1, seed=0):
             ids = step = torch.tensor([rows[i] for i in members], device=model.device)
             cache = None
             for _ in range(min(n_tokens, _window(model) - length)):
-                seen = model.base_model(input_ids=step, past_key_values=cache, use_cache=True)
+                seen = model.base_model(
+                    input_ids=step,
+                    attention_mask=torch.ones_like(ids),
+                    past_key_values=cache,
+                    use_cache=True,
+                )
                 cache = seen.past_key_values
                 logits = model.get_output_embeddings()(seen.last_hidden_state[:, -1]).float()
                 best, index = logits.topk(top_k)

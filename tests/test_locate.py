@@ -241,6 +241,8 @@ def test_trace_many(knowing, tok):
     assert np.isnan(q[[0, 1, 3, 4]]).all() and np.array_equal(q[2], q[5])
     assert np.isfinite(found["effect"]).all()
     np.testing.assert_allclose(found["effect"], np.nanmean(found["per_fact"], 0))
+    gain = found["per_fact"] - found["corrupted"].reshape(-1, 1, 1)
+    np.testing.assert_allclose(found["indirect"], np.nanmean(gain, 0))
 
 
 def test_places():

@@ -1,13 +1,31 @@
-"""Show docstrings as they stand in the source: plain text with aligned equations, not markup."""
+"""Show docstrings as they stand in the source: plain paragraphs, and indented lines kept aligned.
+
+The docstrings are written to be read in the editor, not as markup, so `*` and `_` mean themselves.
+"""
+
+import re
+from itertools import groupby
+
+SPECIAL = re.compile(r"([\\*`|_<>])")
 
 
-def _verbatim(app, what, name, obj, options, lines):
-    if any(lines):
-        lines[:] = [".. code-block:: text", "   :class: mt-docstring", ""] + [
-            "   " + line for line in lines
-        ] + [""]  # fmt: skip
+def _markup(lines):
+    """Paragraphs become text, indented blocks literal text."""
+    for indented, block in groupby(lines, key=lambda line: line[:1] == " " or None):
+        block = list(block)
+        if indented:
+            yield from ["", ".. code-block:: text", "   :class: mt-docstring", ""]
+            yield from ["   " + line for line in block]
+            yield ""
+        else:
+            for line in block:
+                yield SPECIAL.sub(r"\\\1", line.replace("`", ""))
+
+
+def _plain(app, what, name, obj, options, lines):
+    lines[:] = _markup(list(lines))
 
 
 def setup(app):
-    app.connect("autodoc-process-docstring", _verbatim)
+    app.connect("autodoc-process-docstring", _plain)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,175 @@
+"""The slider over stored frames: words, bytes, what nbval makes of it, and real key presses."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import sys
+from html.parser import HTMLParser
+
+import matplotlib.pyplot as plt
+import pytest
+
+from medit_teach.errors import MeditError
+from medit_teach.widgets import LIMIT, frames
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import browser
+
+VALUES = [0.1, 1, 10000]
+
+
+def pictures(n=3):
+    out = []
+    for i in range(n):
+        figure, axes = plt.subplots(figsize=(3, 2))
+        axes.plot([0, 1, 4, 9], [0, i, 1, 2])
+        plt.close(figure)
+        out.append(figure)
+    return out
+
+
+def page(*args, **kwargs):
+    return frames(pictures(), "λ", VALUES, *args, **kwargs)._repr_html_()
+
+
+class Tags(HTMLParser):
+    """[(tag, attributes)] in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.found if name == tag]
+
+
+def test_a_native_labelled_slider_over_pictures_with_words():
+    tags = Tags(page(alt="a curve", start=1))
+    (slider,) = tags.all("input")
+    assert slider["type"] == "range" and slider["aria-label"] == "λ"
+    assert (slider["min"], slider["max"], slider["step"], slider["value"]) == ("0", "2", "1", "1")
+    assert slider["aria-valuetext"] == "1"
+    assert tags.all("output")[0]["aria-live"] == "polite"
+    images = tags.all("img")
+    assert [i["alt"] for i in images] == [f"a curve (λ = {v})" for v in ("0.1", "1", "10000")]
+    assert [i["data-value"] for i in images] == ["0.1", "1", "10000"]
+    assert ["block" in i["style"] for i in images] == [False, True, False]
+    from PIL import Image
+
+    for image in images:
+        data = image["src"].removeprefix("data:image/png;base64,")
+        assert Image.open(io.BytesIO(base64.b64decode(data))).format == "PNG"
+
+
+def test_every_frame_may_have_its_own_words():
+    tags = Tags(page(alt=["low", "middle", "high"]))
+    assert [i["alt"].split(" (")[0] for i in tags.all("img")] == ["low", "middle", "high"]
+
+
+def test_nothing_from_outside_and_no_kernel():
+    text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page())
+    for word in ("http", "require", "kernel", "widget-view", "<script", 'src="/'):
+        assert word not in text
+
+
+def test_text_is_escaped():
+    text = frames(pictures(1), '<b>"x', ["<i>"], alt="a < b & c")._repr_html_()
+    assert "<b>" not in text and "<i>" not in text
+    assert Tags(text).all("img")[0]["alt"] == 'a < b & c (<b>"x = <i>)'
+
+
+def test_the_same_bytes_again():
+    assert page() == page()
+
+
+def test_large_frames_get_a_lower_resolution_or_an_error(monkeypatch):
+    full = len(page().encode())
+    assert full <= LIMIT
+    monkeypatch.setattr("medit_teach.widgets.LIMIT", full - 1)
+    assert len(page().encode()) < full
+    monkeypatch.setattr("medit_teach.widgets.LIMIT", 3000)
+    with pytest.raises(MeditError, match="take fewer frames"):
+        page()
+
+
+@pytest.mark.parametrize(
+    ("figures", "values", "alt"), [(3, [1, 2], "x"), (0, [], "x"), (2, [1, 2], ["x"])]
+)
+def test_numbers_must_fit(figures, values, alt):
+    with pytest.raises(MeditError):
+        frames(pictures(figures), "n", values, alt)
+
+
+def test_the_repr_is_short():
+    assert repr(frames(pictures(), "λ", VALUES)) == "slider: λ from 0.1 to 10000"
+
+
+def test_nbval_compares_the_slider_but_not_the_pixels():
+    """Pixels may differ between versions of matplotlib; labels, values and words may not."""
+    from nbval.plugin import get_sanitize_patterns
+
+    rules = get_sanitize_patterns((ROOT / "tools" / "nbval_sanitize.cfg").read_text())
+
+    def clean(text):
+        for pattern, replacement in rules:
+            text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
+        return text
+
+    one = page()
+    other = frames(pictures()[::-1], "λ", VALUES)._repr_html_()
+    assert one != other and clean(one) == clean(other)
+    assert clean(one) != clean(frames(pictures(), "λ", [0.1, 1, 20000])._repr_html_())
+
+
+# ------------------------------------------------------------------ in a real browser
+
+STATE = """JSON.stringify({
+  shown: [...document.querySelectorAll('img')].map(e => getComputedStyle(e).display !== 'none'),
+  said: document.querySelector('output').textContent,
+  text: document.querySelector('input').getAttribute('aria-valuetext')})"""
+
+
+async def _press(window, name, keys):
+    """Open a page, focus its slider by the Tab key, press `keys`; the state after each."""
+    call = window._call
+    target = (await call("Target.createTarget", url="about:blank"))["targetId"]
+    session = (await call("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
+    events = []
+    await call("Page.enable", session)
+    await call("Page.navigate", session, events, url=window.home + name)
+    while not any(event.get("method") == "Page.loadEventFired" for event in events):
+        await window._receive(events)
+    seen = []
+    for key, code in [("Tab", 9), *keys]:
+        for kind in ("rawKeyDown", "keyUp"):
+            await call(
+                "Input.dispatchKeyEvent", session, type=kind, key=key, code=key,
+                windowsVirtualKeyCode=code,
+            )  # fmt: skip
+        result = await call("Runtime.evaluate", session, expression=STATE)
+        seen.append(json.loads(result["result"]["value"]))
+    await call("Target.closeTarget", targetId=target)
+    return seen
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(browser.chromium() is None, reason="no Chromium (apt install chromium)")
+def test_the_arrow_keys_move_it(tmp_path):
+    head = "<!doctype html><meta charset=utf-8><title>t</title>"
+    (tmp_path / "a.html").write_text(head + page(start=1), encoding="utf-8")
+    with browser.Browser(tmp_path) as window:
+        keys = [("ArrowRight", 39), ("Home", 36)]
+        before, right, home = window.loop.run_until_complete(_press(window, "a.html", keys))
+        visit = window.visit("a.html", "phone")
+    assert before == {"shown": [False, True, False], "said": "1", "text": "1"}
+    assert right == {"shown": [False, False, True], "said": "10000", "text": "10000"}
+    assert home == {"shown": [True, False, False], "said": "0.1", "text": "0.1"}
+    assert visit.problems() == []

@@ -118,3 +118,24 @@ def test_the_rules_themselves():
         "eq:b",
         None,
     )
+
+
+def test_the_table_of_equations_is_up_to_date():
+    import sys
+
+    sys.path.insert(0, str(ROOT / "tools"))
+    import equations as table
+
+    listed = {label for path in table.chapters() for label, *_ in table.rows(path)}
+    used = {
+        label
+        for path in CHAPTERS
+        for kind, text in cells_of(path)
+        if kind == "markdown"
+        for label, _ in equations(text)
+    }
+    assert listed == used
+    for path in table.chapters():
+        for label, kind, _, code in table.rows(path):
+            assert kind == "definition" or code, f"{label} has no check"
+    assert table.PAGE.read_text() == table.page(), "run: python tools/equations.py"

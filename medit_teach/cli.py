@@ -1,7 +1,8 @@
-"""The command line: medit-teach edit | score | stats | train."""
+"""The command line: medit-teach edit | score | stats | train | check-models."""
 
 import argparse
 import sys
+from importlib import import_module
 
 from . import datasets, metrics
 from .edit import Edit, edit, statistics_for
@@ -25,17 +26,19 @@ STATS_EXAMPLES = """examples:
   medit-teach stats --layers 1,2,3 --out c0
   medit-teach stats --model gpt2 --layers 8 --text corpus.txt --tokens 200000 --out c0
 """
+OWN = {
+    "train": (".training", "Train an embedded model again."),
+    "check-models": (".acceptance", "Check that the embedded models behave as the course says."),
+}
 
 
 def main(argv=None):
     """Run one command; returns the exit code (2, with one line on stderr, for bad input)."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    if argv[:1] == ["train"]:
-        from .training import main as train
-
-        return train(argv[1:])
-    args = _parser().parse_args(argv)
     try:
+        if argv[:1] and argv[0] in OWN:  # commands with options of their own
+            return import_module(OWN[argv[0]][0], __package__).main(argv[1:]) or 0
+        args = _parser().parse_args(argv)
         return args.run(args) or 0
     except MeditError as error:
         print(f"medit-teach: {' '.join(str(error).split())}", file=sys.stderr)
@@ -94,8 +97,8 @@ def _parser():
     p = command("stats", _stats, "Collect the second moment C0 of the keys.", STATS_EXAMPLES)
     p.add_argument("--out", metavar="FOLDER", required=True)
 
-    train = commands.add_parser("train", help="Train an embedded model again.", add_help=False)
-    train.set_defaults(run=None)
+    for name, (_, help_) in OWN.items():
+        commands.add_parser(name, help=help_, add_help=False)
     return parser
 
 

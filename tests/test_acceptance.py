@@ -1,0 +1,206 @@
+"""The acceptance table: its arithmetic, its plumbing on a raw model, and quick runs for real."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import medit_teach as mt
+from medit_teach import acceptance, cli, metrics, models
+from medit_teach.acceptance import Bench, Sizes, check, distinct, verdict
+from medit_teach.errors import MeditError
+
+from .helpers import tiny_model, tiny_tokenizer
+
+SMALL = Sizes(
+    recall=20, trace=4, single=3, sweep=True, batch=8, pair=10, large=12, groups=1,
+    rates=(3e-3, 1e-2), category=3, context=8, questions=8, tokens=3000, texts=6,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def raw():
+    """An untrained model of a small world: it knows nothing, but everything can be measured."""
+    from medit_teach.corpus import Corpus
+    from medit_teach.training import new_model
+    from medit_teach.world import World
+
+    world = World.small()
+    tok = Corpus(world).tokenizer()
+    torch.manual_seed(0)
+    model = new_model("gptj", len(tok), tok.eos_token_id, layers=3, width=48, heads=3).eval()
+    preset = {
+        "all": {"contexts": ["", "It rained all night. "], "steps": 12, "clamp": 10.0},
+        "rome": {"layers": [0]}, "memit": {"layers": [0, 1], "lam": 0.1},
+        "emmet": {"layers": [0, 1]}, "ft": {"layers": [0], "lr": 0.01, "steps": 4},
+    }  # fmt: skip
+    model.config.medit_teach = {"name": "tiny-gptj", "world": world.arguments, "preset": preset}
+    return model, tok
+
+
+@pytest.mark.parametrize(
+    "bound, value, low, high, full, quick",
+    [
+        (">= 98", 98, 97, 99, True, True),
+        (">= 98", 97.9, 97, 98, False, True),
+        (">= 98", 97, 96, 97.9, False, False),
+        ("> 0", 0, 0, 0, False, False),
+        ("<= 2", 2.1, 1.9, 3, False, True),
+        ("<= 2", 3, 2.1, 4, False, False),
+        ("< 50", 50, 50, 60, False, False),
+        ("< 50", 49, 40, 60, True, True),
+        ("75 to 95", 96, 95, 97, False, True),
+        ("75 to 95", 97, 96, 98, False, False),
+        ("75 to 95", 70, 60, 74, False, False),
+        ("75 to 95", 80, 60, 99, True, True),
+        (None, 1, 0, 2, None, None),
+    ],
+)
+def test_verdicts(bound, value, low, high, full, quick):
+    assert verdict(bound, value, low, high, quick=False) == full
+    assert verdict(bound, value, low, high, quick=True) == quick
+
+
+def test_every_measure_has_a_readable_bound():
+    for kind, name, *bounds in acceptance.MEASURES.values():
+        assert len(bounds) == len(acceptance.MODELS) and name
+        assert all((b is None) == (kind == acceptance.SEEN) for b in bounds)
+        for b in filter(None, bounds):
+            assert verdict(b, 1e6, 1e6, 1e6, False) != verdict(b, -1e6, -1e6, -1e6, False) or (
+                " to " in b
+            )
+
+
+def test_intervals_against_closed_forms():
+    b, rng = Bench(None, None), np.random.default_rng(1)
+    x = rng.normal(50, 10, 2000)
+    value, low, high, n = b.interval([x])
+    assert n == 2000 and value == pytest.approx(x.mean())
+    half = 1.96 * x.std() / 2000**0.5
+    assert (low, high) == pytest.approx((value - half, value + half), abs=0.15 * half)
+    # pairs are drawn together: the difference of two equal columns has no spread
+    assert b.interval([x, x], lambda a, c: a - c)[:3] == (0, 0, 0)
+    assert b.interval([x, 2 * x], lambda a, c: c / a)[:3] == pytest.approx((2, 2, 2))
+    # missing entries are left out
+    y = np.where(np.arange(2000) % 2, x, np.nan)
+    assert b.interval([y])[0] == pytest.approx(np.nanmean(y))
+
+
+def test_S_is_the_harmonic_mean():
+    assert acceptance.S_of(100, 50, 25) == pytest.approx(3 / (1 / 100 + 1 / 50 + 1 / 25))
+    assert acceptance.S_of(np.array([0.0, 100]), 100, 100).tolist() == [0, 100]
+
+
+def test_distinct_keeps_the_first_fact_of_a_subject():
+    facts = [mt.Fact("{} is", s, str(i)) for i, s in enumerate("abacb")]
+    assert [f.target_new for f in distinct(facts)] == ["0", "1", "3"]
+
+
+def test_batches_are_beginnings_of_one_list_of_distinct_subjects(raw):
+    one, two, other = (Bench(*raw, SMALL, seed=s) for s in (0, 0, 1))
+    assert one.mixed == two.mixed != other.mixed
+    assert len({f.subject for f in one.mixed}) == len(one.mixed)
+    assert {f.relation for f in one.mixed} == {f.relation for f in one.pool}
+
+
+def test_targets_are_optimised_once_a_fact(raw, monkeypatch):
+    b, asked = Bench(*raw, SMALL), []
+    real = acceptance.optimise_values
+
+    def counting(model, tok, facts, *rest):
+        asked.extend(facts)
+        return real(model, tok, facts, *rest)
+
+    monkeypatch.setattr(acceptance, "optimise_values", counting)
+    for row in ("memit", "emmet", "large"):
+        list(acceptance.ROWS[row][0](b))
+    assert len(asked) == len(set(asked)) == 12
+
+
+def test_rows_agree_with_the_library_used_directly(raw):
+    """MEMIT's row equals edit() and score() by hand, and the model is unedited afterwards."""
+    model, tok = raw
+    weights = models.fingerprint(model)
+    b = Bench(model, tok, SMALL)
+    found = dict(acceptance.memit(b))
+    facts = b.mixed[:8]
+    before = metrics.score(model, tok, facts)
+    with mt.edit(model, tok, facts, "memit", statistics=b.C0):
+        after = metrics.score(model, tok, facts)
+    assert found["memit.ES"][0] == pytest.approx(after.ES)
+    assert found["memit.PS"][0] == pytest.approx(after.PS)
+    kept = found["memit.kept"][0]
+    if before.NA:
+        assert kept == pytest.approx(100 * after.NA / before.NA)
+    assert models.fingerprint(model) == weights and mt.edits_of(model) == []
+
+
+def test_every_row_but_tracing_runs_on_a_raw_model_and_it_fails(raw, monkeypatch):
+    model, tok = raw
+    monkeypatch.setattr(acceptance, "Sizes", lambda: SMALL)
+    rows = [name for name in acceptance.ROWS if name != "tracing"]
+    lines = []
+    found = check(model, tok, rows=rows, show=lines.append)
+    keys = [m["key"] for m in found["measures"]]
+    assert keys == [k for k in acceptance.MEASURES if not k.startswith("trace")]
+    assert len(lines) == len(keys) and all("FAILS" in x for x in lines if "recall" in x)
+    assert not found["passed"] and "recall" in found["failed"]
+    json.dumps(found)
+    grid = found["details"]["fine-tuning"]["grid"]
+    best = max(grid, key=lambda rate: grid[rate]["S"])
+    assert float(best) == found["details"]["fine-tuning"]["learning rate"]
+    with pytest.raises(MeditError, match="right about none"):
+        check(model, tok, rows=["tracing"], show=lines.append)
+    with pytest.raises(MeditError, match="unknown row"):
+        check(model, tok, rows=["magic"], show=lines.append)
+
+
+def test_the_control_is_reported_and_never_fails(raw):
+    model, tok = raw
+    about = model.config.medit_teach
+    model.config.medit_teach = about | {"name": "tiny-gptj-plain"}
+    try:
+        found = check(model, tok, quick=True, rows=["recall"], show=lambda line: None)
+    finally:
+        model.config.medit_teach = about
+    assert found["passed"] and found["measures"][0]["bound"] is None
+
+
+def test_the_command_writes_a_record_and_says_what_failed(raw, tmp_path, capsys):
+    model, tok = raw
+    model.save_pretrained(tmp_path / "m")
+    tok.save_pretrained(tmp_path / "m")
+    out = tmp_path / "record.json"
+    args = [str(tmp_path / "m"), "--quick", "--rows", "recall", "neighbours", "--out", str(out)]
+    assert cli.main(["check-models", *args]) == 1
+    printed, record = capsys.readouterr().out, json.loads(out.read_text())
+    assert "musts that fail: recall" in printed and "preset memit" in printed
+    assert record["seed"] == 0 and record["quick"] and "torch" in record["versions"]
+    assert record["command"].startswith("medit-teach check-models") and "--quick" in args
+    (one,) = record["models"]
+    assert one["hash"] == models.fingerprint(mt.load(tmp_path / "m")[0])
+    assert [m["key"] for m in one["measures"]] == ["recall", "neighbours"]
+    assert one["preset"]["memit"]["lam"] == 0.1
+
+
+def test_a_model_without_a_world_is_refused_in_one_line(tmp_path, capsys):
+    tok = tiny_tokenizer()
+    tiny_model("gptj", tok).save_pretrained(tmp_path)
+    tok.save_pretrained(tmp_path)
+    assert cli.main(["check-models", str(tmp_path), "--quick", "--rows", "recall"]) == 2
+    error = capsys.readouterr().err
+    assert "no world" in error and error.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models.embedded() or [pytest.param("", marks=pytest.mark.skip)])
+def test_quick_run_on_an_embedded_model(name):
+    """The musts hold at small samples, and a model that has forgotten fails them."""
+    model, tok = mt.load(name)
+    found = check(model, tok, quick=True)
+    assert found["failed"] == []
+    with torch.no_grad():
+        for layer in range(4):
+            models.View(model).parameter(layer).mul_(0.3)
+    assert check(model, tok, quick=True, rows=["recall"])["passed"] == (name == "tiny-gptj-plain")

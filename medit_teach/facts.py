@@ -6,6 +6,13 @@ import torch
 
 from .errors import FactError, ModelError
 
+# EasyEdit's flat records: the prompt holds the subject already, one paraphrase, one neighbour
+FLAT = {
+    "ground_truth": "target_true",
+    "rephrase_prompt": "paraphrases",
+    "locality_prompt": "neighborhood",
+}
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -94,7 +101,7 @@ class Fact:
 
     @classmethod
     def from_record(cls, record, where="record"):
-        """From CounterFact's schema, or from a flat dict with this class's own field names.
+        """From CounterFact's schema, from EasyEdit's flat one, or from this class's field names.
 
         where: what to call the record in error messages. FactError names a missing field.
         """
@@ -103,8 +110,14 @@ class Fact:
                 f"{where}: expected an object with fields, found {type(record).__name__}"
             )
         if "requested_rewrite" not in record:
-            known = {k: v for k, v in record.items() if k in cls.__dataclass_fields__}
+            flat = {new: record[old] for old, new in FLAT.items() if record.get(old)}
+            known = {k: v for k, v in (flat | record).items() if k in cls.__dataclass_fields__}
             _need(known, ("prompt", "subject", "target_new"), where)
+            if flat and "{}" not in str(known["prompt"]):  # the first place, if there are several
+                known["prompt"] = str(known["prompt"]).replace(str(known["subject"]), "{}", 1)
+            for name in ("paraphrases", "neighborhood"):
+                if isinstance(known.get(name), str):
+                    known[name] = (known[name],)
             return cls(**known)
         rewrite = record["requested_rewrite"]
         _need(rewrite, ("prompt", "subject", "target_new"), f"{where}, requested_rewrite")

@@ -51,6 +51,15 @@ def test_all_counterfact_prompts(gpt2, reference):
     assert repeated < 100
 
 
+def test_flat_records_of_easyedit(reference):
+    facts = mt.facts(reference("data/counterfact-edit.json"), distinct_subjects=False)
+    assert len(facts) == 10_000
+    first = facts[0]
+    assert (first.prompt, first.target_true) == ("The mother tongue of {} is", "French")
+    assert first.paraphrases == ("Where Danielle Darrieux is from, people speak the language of",)
+    assert first.neighborhood == ("Michel Rocard is a native speaker of",)
+
+
 HARD = [
     ("({} is", "Anna"),
     ('The "{}" show', "Late Night"),

@@ -75,10 +75,10 @@ class Edit:
         try:
             for layer in self.layers:
                 self._write(layer)
+            self._close()
         except BaseException:
             self._restore()
             raise
-        self._close()
         return self
 
     def undo(self):
@@ -87,7 +87,8 @@ class Edit:
             raise MeditError("this edit is not applied; there is nothing to undo")
         view = View(self.model)
         for layer, written in self._written.items():
-            if tensor_hash(view.parameter(layer)) != written:
+            fine = {written, tensor_hash(self._saved[layer])}  # the latter: an undo was cut short
+            if tensor_hash(view.parameter(layer)) not in fine:
                 raise MeditError(
                     f"the weights of layer {layer} changed after this edit was applied; "
                     "undo later edits first (last in, first out)"
@@ -275,10 +276,10 @@ def edit(
                     _train(result, view, tok, chosen, h, bar)
                     continue
                 _solve_group(result, view, tok, chosen, h, statistics, given, remember, bar)
+        result._close()
     except BaseException:
         result._restore()
         raise
-    result._close()
     return result
 
 
@@ -316,7 +317,7 @@ def _solve_group(result, view, tok, facts, h, statistics, target, remember, bar)
             "condition_C0": solution.condition_C0,
             "condition_gram": solution.condition_gram,
             "dimensions": solution.dimensions,
-            "relative_norm": float(solution.delta.norm() / result._saved[layer].double().norm()),
+            "relative_norm": float(result.delta(layer).norm() / result._saved[layer].norm()),
             "unwritten": float((R - solution.delta @ K).norm() / R.norm()),
             "notes": list(solution.notes),
         }

@@ -379,6 +379,34 @@ def _interrupt(*args):
     raise KeyboardInterrupt
 
 
+def test_an_interrupted_undo_can_be_repeated(case, monkeypatch):
+    model, tok, C0 = case
+    e = mt.edit(model, tok, FACTS, "memit", layers=[0, 1], lam=0.1, statistics=C0, **QUICK)
+    second = e._saved.pop(1)  # as if the undo had been stopped after the first layer
+    with torch.no_grad():
+        models.View(model).parameter(0).copy_(e._saved[0])
+    e._saved[1] = second
+    e.undo()
+    e2 = mt.edit(model, tok, FACTS, "memit", layers=[0], lam=0.1, statistics=C0, **QUICK)
+    e2.undo()
+    monkeypatch.setattr("medit_teach.edit.fingerprint", _interrupt_second())
+    with pytest.raises(KeyboardInterrupt):
+        e2.apply()
+
+
+def _interrupt_second():
+    """fingerprint, interrupted at its second call: when the edit is already written."""
+    calls = []
+
+    def fingerprint(model):
+        calls.append(model)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return models.fingerprint(model)
+
+    return fingerprint
+
+
 def test_training_mode_and_gradients_are_kept(case):
     model, tok, C0 = case
     model.train()

@@ -389,7 +389,7 @@ def test_an_interrupted_undo_can_be_repeated(case, monkeypatch):
     e.undo()
     e2 = mt.edit(model, tok, FACTS, "memit", layers=[0], lam=0.1, statistics=C0, **QUICK)
     e2.undo()
-    monkeypatch.setattr("medit_teach.edit.fingerprint", _interrupt_second())
+    monkeypatch.setitem(mt.edit.__globals__, "fingerprint", _interrupt_second())
     with pytest.raises(KeyboardInterrupt):
         e2.apply()
 

@@ -183,13 +183,17 @@ def _score(args):
     model, tok = load(args.model)
     saved = Edit.load(args.edit) if args.edit else None
     facts = saved.facts if saved and not args.facts else _facts(args, model)
-    print(f"before\n{metrics.score(model, tok, facts)}")
+    scores = metrics.score(model, tok, facts)
+    print(f"before\n{scores.table}")
     if saved:
         with saved.apply(model):
-            print(f"after the edit in {args.edit}\n{metrics.score(model, tok, facts)}")
+            scores = metrics.score(model, tok, facts)
+        print(f"\nafter the edit in {args.edit}\n{scores.table}")
     elif args.method:
         with _run_edit(args, model, tok, facts) as e:
-            print(f"{e}\nafter\n{metrics.score(model, tok, facts)}")
+            scores = metrics.score(model, tok, facts)
+            print(f"\nafter\n{scores.table}\n{e}")
+    print("\n" + str(scores).removeprefix(scores.table).strip())
 
 
 def _stats(args):

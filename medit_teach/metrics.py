@@ -164,15 +164,19 @@ class Scores:
             raise AttributeError(f"no score {name!r}; there are {', '.join(values)}")
         return values[name][0]
 
-    def __str__(self):
+    @property
+    def table(self):
+        """The values with their intervals, one line each, without the protocol."""
         lines = [f"{'':4}{'percent':>7}  {'interval':^16}{'facts':>7}"]
         about = {"S": "harmonic mean of ES, PS, NS"} | {k: v[2] for k, v in SCORES.items()}
         for name, (value, low, high, n) in self.values.items():
             v, a, b = ("-" if x is None else f"{x:z.1f}" for x in (value, low, high))
             lines.append(f"{name:4}{v:>7}  {a:>6} to {b:>6}{n:>7}  {about[name]}")
-        for text in (self.protocol, *self.notes):
-            lines += textwrap.wrap(text, 88)
         return "\n".join(lines)
+
+    def __str__(self):
+        below = [textwrap.fill(text, 88) for text in (self.protocol, *self.notes)]
+        return "\n".join([self.table, *below])
 
     def to_dict(self):
         """Plain dict for JSON: the values, the protocol and the notes; NaN becomes None."""
@@ -339,3 +343,26 @@ def fluency(model, tok, facts, n_tokens=100, top_k=1, seed=0):
     prompts = [prompt for fact in facts for prompt in fact.generation]
     entropies = iter(map(ngram_entropy, generate(model, tok, prompts, n_tokens, top_k, seed)))
     return float(np.mean([np.mean([next(entropies) for _ in f.generation]) for f in facts]))
+
+
+def consistency(model, tok, facts, references, n_tokens=100, top_k=1, seed=0):
+    """Mean cosine (0 to 1) of TF-IDF vectors: texts about a subject against reference texts.
+
+    The texts are generated from a fact's generation prompts (prompts included) and joined;
+    references: for each fact a list of texts about other subjects that have target_new. ROME
+    paper, sec. 3.4 ("RS"). The word weights come from all the references; the original takes them
+    from Wikipedia, so that its numbers differ. FactError if no fact has both.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    both = [(f, refs) for f, refs in zip(as_facts(facts), references, strict=True)
+            if f.generation and refs]  # fmt: skip
+    if not both:
+        raise FactError("consistency needs facts with generation prompts and reference texts")
+    words = TfidfVectorizer().fit([text for _, refs in both for text in refs])
+    texts = iter(
+        generate(model, tok, [p for f, _ in both for p in f.generation], n_tokens, top_k, seed)
+    )
+    made = words.transform([" ".join(next(texts) for _ in f.generation) for f, _ in both])
+    told = words.transform([" ".join(refs) for _, refs in both])
+    return float(made.multiply(told).sum(1).mean())  # rows have length 1

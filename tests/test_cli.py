@@ -71,7 +71,8 @@ def test_score_before_and_after(folder, capsys):
     args = ("--facts", folder / "facts.json", "--text", folder / "text.txt", "--n", 3, *COMMON)
     assert run(folder, "score", *args, "lam=0.1", "--method", "memit") == 0
     out = capsys.readouterr().out
-    assert "before" in out and "Edit by MEMIT: 3 facts, applied" in out and "\nafter" in out
+    assert "before" in out and "Edit by MEMIT: 3 facts, applied" in out and "\nafter\n" in out
+    assert out.count("teacher-forced") == 1
 
 
 def test_stats_can_be_loaded(folder, tmp_path, capsys):

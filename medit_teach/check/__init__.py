@@ -8,6 +8,21 @@
 """
 
 from .core import NoAnswer, Wrong, as_update, call, check_equation, exercise, passed, perturbed
+from .distribution import (
+    distribution_cheapest,
+    distribution_missing,
+    distribution_order,
+    distribution_own_rule,
+    distribution_shares,
+)
+from .emmet import (
+    emmet_distinct,
+    emmet_forces,
+    emmet_largest_ridge,
+    emmet_next_price,
+    emmet_referee,
+    emmet_true_ridge,
+)
 from .objective import (
     constraint_table,
     emmet_update,
@@ -24,6 +39,17 @@ __all__ = [
     "call",
     "check_equation",
     "constraint_table",
+    "distribution_cheapest",
+    "distribution_missing",
+    "distribution_order",
+    "distribution_own_rule",
+    "distribution_shares",
+    "emmet_distinct",
+    "emmet_forces",
+    "emmet_largest_ridge",
+    "emmet_next_price",
+    "emmet_referee",
+    "emmet_true_ridge",
     "emmet_update",
     "exercise",
     "free_directions",

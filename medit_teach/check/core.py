@@ -29,7 +29,12 @@ def check_equation(label, lhs, rhs, rtol=1e-9):
     lhs, rhs: tensors of one shape, or numbers. The line does not depend on the machine. An
     equation "... = 0" has no scale to be relative to: move one term to the other side.
     """
-    lhs, rhs = (torch.as_tensor(side).detach().to("cpu", torch.float64) for side in (lhs, rhs))
+    lhs, rhs = (  # a Python number would become float32 on the way
+        side.detach().to("cpu", torch.float64)
+        if isinstance(side, torch.Tensor)
+        else torch.as_tensor(side, dtype=torch.float64)
+        for side in (lhs, rhs)
+    )
     if lhs.shape != rhs.shape:
         raise AssertionError(f"{label}: shapes {tuple(lhs.shape)} and {tuple(rhs.shape)} differ")
     if not lhs.any() and not rhs.any():

@@ -1,0 +1,131 @@
+"""The checks of chapter 4: right answers pass, wrong ones are told why, and hold no solution."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from medit_teach import check
+from medit_teach.check import good_edit
+
+from .conftest import ROOT
+
+BLOCKS = re.findall(
+    r"```python\n(.*?)```", (ROOT / "book/solutions/04-good-edit.md").read_text(), re.S
+)
+WORDS = "a b c d e f g h".split()
+
+
+@pytest.fixture(scope="module")
+def solution():
+    """What the solutions page's code defines."""
+    found = {}
+    for block in BLOCKS:
+        exec(block, found)
+    return found
+
+
+def said(capsys, function, *args):
+    check.passed.clear()
+    assert function(*args) is None
+    return check.passed.get(function.__name__), capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (good_edit.scope, "labels"),
+        (good_edit.needed_locality, "ns"),
+        (good_edit.gamed, "cheat"),
+        (good_edit.gamed_fluency, "text"),
+        (good_edit.interval, "interval"),
+        (good_edit.facts_needed, "number_of_facts"),
+    ],
+)
+def test_solutions_pass_and_nothing_is_no_answer(capsys, solution, function, name):
+    passed, text = said(capsys, function, solution[name])
+    assert passed and text.startswith("right: "), text
+    for nothing in (None, ...):
+        assert said(capsys, function, nothing) == (None, "no answer yet")
+
+
+def test_an_untouched_answer_is_no_answer(capsys):
+    assert said(capsys, good_edit.scope, [None] * 8)[0] is None
+    assert said(capsys, good_edit.gamed, lambda *_: ...)[0] is None
+    assert said(capsys, good_edit.interval, lambda *_: ...)[0] is None
+
+
+def test_scope_names_the_question_but_not_the_label(capsys, solution):
+    for number, right in enumerate(solution["labels"]):
+        for label in {"in", "out", "follows"} - {right}:
+            labels = list(solution["labels"])
+            labels[number] = label
+            passed, text = said(capsys, good_edit.scope, labels)
+            assert passed is False and f"question {number + 1}" in text
+            assert f"'{right}'" not in text
+    assert "8 questions" in said(capsys, good_edit.scope, ["in"])[1]
+    assert "none of" in said(capsys, good_edit.scope, ["yes"] * 8)[1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scope_case_follows_from_its_world(seed):
+    world, (relation, subject, new), asked = good_edit.scope_case(seed)
+    assert world.facts[relation, subject] != new
+    after = world.changed((relation, subject, new))
+    moved = [world.follow(p, s) != world.follow(p, s, after) for p, s, _ in asked]
+    edited = [p == (relation,) and s == subject for p, s, _ in asked]
+    assert sum(edited) == 2 and sum(moved) == 4
+    listed = {(c.path, c.subject) for c in world.consequences((relation, subject, new))}
+    for (path, who, _), m, e in zip(asked, moved, edited, strict=True):
+        assert ((path, who) in listed) == (m and not e)
+
+
+@pytest.mark.parametrize(
+    ("function", "answer", "says"),
+    [
+        (good_edit.needed_locality, 90.0, "mean is 96.4"),
+        (good_edit.needed_locality, 120, "percentage"),
+        (good_edit.gamed, 3, "your function"),
+        (good_edit.gamed, lambda z, new, true: z, "still prefers"),
+        (good_edit.gamed, lambda z, new, true: z.index_fill(0, _i(new), 99.0), "really says"),
+        (good_edit.gamed, lambda z, new, true: z.index_fill(0, _i(true), -np.inf), "finite"),
+        (good_edit.gamed, lambda z, new, true: z[:2], "give back all"),
+        (good_edit.gamed, lambda z, new, true: _drop(z, new, true), "one is enough"),
+        (good_edit.gamed_fluency, "one two", "60 words"),
+        (good_edit.gamed_fluency, " ".join(map(str, range(60))), "at most 8"),
+        (good_edit.gamed_fluency, " ".join(WORDS * 7 + WORDS[:4]), "below 5.5"),
+        (good_edit.gamed_fluency, 5, "wants a text"),
+        (good_edit.interval, lambda v, s: (v.mean(), v.mean()), "no width"),
+        (good_edit.interval, lambda v, s: tuple(np.quantile(v, [0.025, 0.975])), "single values"),
+        (good_edit.interval, lambda v, s: (v.mean() + 1, v.mean() + 2), "lies outside"),
+        (good_edit.interval, lambda v, s: _normal(v, 1.0), "times the width"),
+        (good_edit.interval, lambda v, s: 1 / 0, "ZeroDivisionError"),
+        (good_edit.facts_needed, 100, "too wide"),
+        (good_edit.facts_needed, 5000, "fewer would do"),
+        (good_edit.facts_needed, 864.4, "whole number"),
+    ],
+)  # fmt: skip
+def test_wrong_answers_are_told_why(capsys, function, answer, says):
+    passed, text = said(capsys, function, answer)
+    assert passed is False and text.startswith("not yet: ") and says in text
+
+
+def _i(index):
+    import torch
+
+    return torch.tensor([index])
+
+
+def _drop(z, new, true):
+    """Lower the true logit, and one more for no reason."""
+    order = z.argsort()
+    z[true] = z[new] - 1
+    z[order[0]] -= 1
+    return z
+
+
+def _normal(values, z):
+    half = z * values.std() / len(values) ** 0.5
+    return values.mean() - half, values.mean() + half

@@ -23,6 +23,20 @@ from .emmet import (
     emmet_referee,
     emmet_true_ridge,
 )
+from .memit import (
+    memit_doubled,
+    memit_lam,
+    memit_rule,
+    memit_stacked,
+    memit_twice,
+)
+from .memories import (
+    memories_agreement,
+    memories_rebuild,
+    memories_silence,
+    memories_tie,
+    memories_words,
+)
 from .objective import (
     constraint_table,
     emmet_update,
@@ -30,6 +44,13 @@ from .objective import (
     half_learned,
     memit_update,
     rank_one,
+)
+from .rome import (
+    rome_echo,
+    rome_repair,
+    rome_scale,
+    rome_second,
+    rome_update,
 )
 
 __all__ = [
@@ -54,8 +75,23 @@ __all__ = [
     "exercise",
     "free_directions",
     "half_learned",
+    "memit_doubled",
+    "memit_lam",
+    "memit_rule",
+    "memit_stacked",
+    "memit_twice",
     "memit_update",
+    "memories_agreement",
+    "memories_rebuild",
+    "memories_silence",
+    "memories_tie",
+    "memories_words",
     "passed",
     "perturbed",
     "rank_one",
+    "rome_echo",
+    "rome_repair",
+    "rome_scale",
+    "rome_second",
+    "rome_update",
 ]

@@ -54,7 +54,7 @@ def emmet_forces(function):
 @exercise
 def emmet_distinct(function):
     """function(K) must list columns so that each key is kept once and the batch can be solved."""
-    _, K, C0 = _problem(2, 9, 5)
+    _, K, _ = _problem(2, 9, 5)
     noise = 1e-10 * torch.cos(torch.arange(9.0, dtype=torch.float64))
     close = K[:, 0] + 0.05 * K[:, 1]
     cases = {  # batch, how many different keys

@@ -67,6 +67,56 @@ def first_edit(panels):
     return figure
 
 
+def whitening(before, after):
+    """Keys in the plane before and after whitening; each pair: old keys (2, N), a new key (2,).
+
+    Dashed: the ellipse of points whose whitened length is 1 (after: the unit circle).
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(6.8, 3.7), layout="constrained")
+    plt.close(figure)
+    angle = np.linspace(0, 2 * np.pi, 200)
+    circle = np.stack([np.cos(angle), np.sin(angle)])
+    back = np.asarray(before[0]) @ np.linalg.pinv(np.asarray(after[0]))  # L
+    titles = ("keys", "whitened keys")
+    rows = zip(panels, (before, after), (back, np.eye(2)), titles, strict=True)
+    for axes, (old, new), shape, title in rows:
+        axes.plot(*(shape @ circle), "--", color=C0, linewidth=1.4)
+        axes.plot(*np.asarray(old), "o", color=SOFT, markeredgecolor=INK, label="old")
+        axes.plot(*np.asarray(new), "D", color=KEYS, markersize=7, label="new")
+        reach = 1.15 * max(float(abs(old).max()), float(abs(new).max()))
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=title)
+        axes.set_xlabel("first coordinate")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("second coordinate")
+    panels[0].legend(frameon=False, loc="upper left")
+    return figure
+
+
+def touching(moment, k, r, best, costs=(1, 3, 5)):
+    """Updates delta (2,) of equal cost delta^T moment delta, and the line k^T delta = r.
+
+    best (2,): where the cheapest ellipse touches the line; the square is the smallest update.
+    """
+    C, k, best = (np.asarray(x) for x in (moment, k, best))
+    figure, axes = _figure(5.2, 4.4)
+    angle = np.linspace(0, 2 * np.pi, 400)
+    unit = np.linalg.solve(np.linalg.cholesky(C).T, np.stack([np.cos(angle), np.sin(angle)]))
+    for number, cost in enumerate(costs):
+        name = "equal cost" if number == 0 else None
+        axes.plot(*(cost**0.5 * unit), color=C0, linewidth=1 + 0.5 * number, label=name)
+    reach = 1.15 * float(abs(costs[-1] ** 0.5 * unit).max())
+    x = np.array([-reach, reach])
+    axes.plot(x, (r - k[0] * x) / k[1], "--", color=INK, linewidth=1.6, label="meets the fact")
+    smallest = r * k / (k @ k)
+    axes.plot(*smallest, "s", color=KEYS, markersize=8, label="smallest update")
+    axes.plot(*best, "o", color=VALUES, markersize=9, label="cheapest update")
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    axes.set_xlabel("first entry of the update")
+    axes.set_ylabel("second entry of the update")
+    axes.legend(frameon=False, fontsize=9, loc="lower left")
+    return figure
+
+
 def plane(K0, k, directions):
     """Two-dimensional old keys K0 (2, N), a new key k (2,), and directions [(name, u (2,)), ...].
 
@@ -309,15 +359,8 @@ def gram_spectrum(spectra, ridges, d_in):
         values = sorted(values, reverse=True)
         rank = [(i + 0.5) / n for i in range(n)]
         dark = 0.35 + 0.65 * (shade + 1) / len(spectra)
-        axes.plot(rank, values, color=KEYS, alpha=dark, linewidth=1.2 + 0.5 * shade)
-        axes.annotate(
-            f"E = {n}",
-            (rank[-1], values[-1]),
-            (4, 0),
-            textcoords="offset points",
-            color=KEYS,
-            va="center",
-            annotation_clip=False,
+        axes.plot(
+            rank, values, color=KEYS, alpha=dark, linewidth=1.2 + 0.5 * shade, label=f"E = {n}"
         )
     for ridge in ridges:
         axes.axhline(ridge, color=VALUES, linewidth=1.2, linestyle="--")
@@ -325,6 +368,7 @@ def gram_spectrum(spectra, ridges, d_in):
                       color=VALUES)  # fmt: skip
     axes.set_yscale("log")
     axes.set_xlim(0, 1)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 0.03))
     axes.set_xlabel("mixtures of facts, cheapest first (share of the batch)")
     axes.set_ylabel("eigenvalue γ of G")
     other = axes.secondary_yaxis("right", functions=(lambda x: x / d_in, lambda x: x * d_in))
@@ -334,7 +378,7 @@ def gram_spectrum(spectra, ridges, d_in):
 
 PANELS = {  # score: (label of its axis, logarithmic)
     "S": ("S (%)", False),
-    "NM": ("NM, neighbours' margin (points)", False),
+    "NM": ("NM (points)", False),
     "NS": ("NS (%)", False),
     "PS": ("PS (%)", False),
     "NA": ("NA (%)", False),
@@ -360,7 +404,7 @@ def batches(rows, by, scores=("S", "NM")):
             mine = sorted((r for r in rows if r[by] == line), key=lambda r: r["batch"])
             x = [r["batch"] for r in mine]
             y = [r[name] if isinstance(r[name], list) else [r[name]] for r in mine]
-            label = f"{by} {line}" if isinstance(line, str) else f"ridge {line:g}"
+            label = f"{line} ridge" if isinstance(line, str) else f"ridge {line:g}"
             axes.plot(x, [v[0] for v in y], style, color=colour, marker=mark, markersize=4,
                       linewidth=1.8, label=label)  # fmt: skip
             if len(y[0]) == 3:
@@ -393,5 +437,83 @@ def arrival(lines, n):
     axes.set_xlabel("edited so far")
     axes.set_ylabel("share still missing at the last layer")
     axes.set_ylim(0, 1.08)
+    axes.legend(frameon=False)
+    return figure
+
+
+def running_sum(values, xlabel, ylabel):
+    """A running sum in percent over how many terms it has; lines at 0 and at the whole, 100."""
+    figure, axes = _figure(6.4, 3.4)
+    axes.plot(range(1, len(values) + 1), values, color=VALUES, linewidth=2)
+    axes.axhline(100, color=SOFT, linewidth=1, linestyle=":")
+    axes.axhline(0, color=SOFT, linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xticks([x for x in (1, 3, 10, 30, 100, 300, 1000, 3000) if x <= len(values)])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(plt.NullLocator())
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    return figure
+
+
+def knob(settings, probabilities, usual):
+    """Probabilities {name: [P at each setting]} as one coefficient is turned.
+
+    usual: the largest coefficient seen in ordinary text; up to there the ground is shaded.
+    """
+    figure, axes = _figure(6.4, 3.4)
+    styles = (("-", VALUES), ("--", KEYS), (":", C0))
+    for (name, values), (style, colour) in zip(probabilities.items(), styles, strict=False):
+        axes.plot(settings, values, style, color=colour, linewidth=2, label=name)
+    axes.axvspan(min(settings), usual, color=SOFT, alpha=0.18, linewidth=0, label="seen in text")
+    axes.set_ylim(0, 1)
+    axes.set_xlim(min(settings), max(settings))
+    axes.set_xlabel("coefficient of the cell at the last token")
+    axes.set_ylabel("probability")
+    axes.legend(frameon=False)
+    return figure
+
+
+def heat_maps(panels, rows, label, bold=(), xlabel="layer", percent=True):
+    """Maps over (row, layer) side by side, one scale of darkness for all.
+
+    panels: {title: (rows, layers) array}, NaN where nothing was measured. rows: names of the rows;
+    bold: those to point out. label: what darkness means.
+    """
+    wide = 1.6 + 2.0 * len(panels)
+    figure, all_axes = plt.subplots(
+        1, len(panels), figsize=(wide, 0.26 * len(rows) + 1.4), layout="constrained", squeeze=False
+    )
+    plt.close(figure)
+    scale = 100 if percent else 1
+    low = min(0.0, *(scale * float(np.nanmin(x)) for x in panels.values()))
+    high = max(scale * float(np.nanmax(x)) for x in panels.values())
+    for axes, (title, values) in zip(all_axes[0], panels.items(), strict=True):
+        picture = axes.imshow(
+            scale * np.asarray(values), cmap="Oranges", vmin=low, vmax=high, aspect="auto"
+        )
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel(xlabel)
+        layers = np.asarray(values).shape[1]
+        axes.set_xticks(range(0, layers, 1 if layers <= 12 else max(1, layers // 6)))
+        axes.set_yticks(range(len(rows)), rows if axes is all_axes[0, 0] else [""] * len(rows))
+        axes.tick_params(length=0)
+    for name, text in zip(rows, all_axes[0, 0].get_yticklabels(), strict=True):
+        if name in bold:
+            text.set_weight("bold")
+    figure.colorbar(picture, ax=list(all_axes[0]), label=label, shrink=0.9)
+    return figure
+
+
+def cloud(x, y, groups, xlabel, ylabel, names):
+    """Points (x, y), with one mark and colour for each group number; names: {group: its name}."""
+    figure, axes = _figure(6.4, 3.8)
+    styles = (("o", VALUES), ("s", KEYS), ("^", C0), ("D", RESIDUAL), ("x", INK))
+    x, y, groups = map(np.asarray, (x, y, groups))
+    for (group, name), (marker, colour) in zip(names.items(), styles, strict=False):
+        chosen = groups == group
+        axes.plot(x[chosen], y[chosen], marker, color=colour, label=name, markersize=5, alpha=0.75)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
     axes.legend(frameon=False)
     return figure

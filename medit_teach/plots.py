@@ -368,7 +368,7 @@ def gram_spectrum(spectra, ridges, d_in):
                       color=VALUES)  # fmt: skip
     axes.set_yscale("log")
     axes.set_xlim(0, 1)
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 0.03))
+    axes.legend(frameon=False, loc="upper right")
     axes.set_xlabel("mixtures of facts, cheapest first (share of the batch)")
     axes.set_ylabel("eigenvalue γ of G")
     other = axes.secondary_yaxis("right", functions=(lambda x: x / d_in, lambda x: x * d_in))

@@ -1,6 +1,6 @@
 """Measure what the chapters on EMMET and on edit distribution draw from records.
 
-    python tools/measure_batches.py [--model NAME] [--largest 1024] [--out FOLDER]
+    python tools/measure_batches.py [--model NAME] [--largest 700] [--out FOLDER]
 
 Writes emmet-batches.json (one layer; batches of growing size; several ridges) and
 distribution.json (all layers of the preset; rules x solvers for two batch sizes). The targets are
@@ -26,7 +26,8 @@ from medit_teach.models import fingerprint
 from medit_teach.values import optimise_values
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZES = (1, 4, 16, 64, 128, 256, 512, 700, 1024)
+SIZES = (1, 4, 16, 64, 128, 256, 512, 700)
+SCORED = 128  # facts of a batch that are scored (they are in random order)
 RIDGES = ("least", 10.0, 300.0, 3000.0)
 RULES = ("spread", "last", "even", "root")
 SOLVERS = ("memit", "emmet", "alphaedit")
@@ -38,7 +39,7 @@ def about(model, facts, h, tokens):
     return {
         "model": model.config.medit_teach["name"] if mt.is_embedded(model) else "other",
         "weights": fingerprint(model),
-        "facts": {"source": "world", "n": len(facts), "seed": 1},
+        "facts": {"source": "world", "n": len(facts), "seed": 1, "scored": SCORED},
         "C0_tokens": tokens,
         "hyper": {k: v for k, v in vars(h).items() if not callable(v)},
         "protocol": metrics.PROTOCOL,
@@ -53,8 +54,8 @@ def about(model, facts, h, tokens):
 
 
 def measure(model, tok, facts, texts):
-    """The scores of `facts` now: {name: [value, low, high]}, and the perplexity of `texts`."""
-    values = mt.score(model, tok, facts).values
+    """Scores of the first facts now: {name: [value, low, high]}, and the perplexity of `texts`."""
+    values = mt.score(model, tok, facts[:SCORED]).values
     found = {name: [round(x, 2) for x in values[name][:3]] for name in KEPT}
     return found | {"perplexity": round(metrics.perplexity(model, tok, texts), 4)}
 
@@ -108,11 +109,10 @@ def main():
     facts = mt.facts(model=model, n=sizes[-1], seed=1)
     layers, tokens = hyper("memit", model).layers, 50_000
     statistics = mt.statistics_for(model, tok, layers, tokens=tokens)
-    texts = [text for _, text in zip(range(150), texts_for(model), strict=False)]
+    texts = [text for _, text in zip(range(60), texts_for(model), strict=False)]
     h = hyper("emmet", model, layers=[layers[-1]])
     targets = optimise_values(model, tok, facts, layers[-1], h).target
-    before = [{"batch": n, **measure(model, tok, facts[:n], texts)} for n in sizes]
-    settings = about(model, facts, h, tokens) | {"before": before}
+    settings = about(model, facts, h, tokens) | {"before": measure(model, tok, facts, texts)}
     options.out.mkdir(parents=True, exist_ok=True)
 
     def write(name, more, rows):

@@ -196,6 +196,9 @@ def curves(x, lines, xlabel, ylabel, log=False, ylim=None, mark=None):
         axes.axvline(mark, color=SOFT, linewidth=1, linestyle=":")
     if log:
         axes.set_xscale("log")
+        if len(x) <= 8:
+            axes.set_xticks(list(x), [f"{at:g}" for at in x], minor=False)
+            axes.minorticks_off()
     elif all(float(at).is_integer() for at in x):
         axes.set_xticks(list(x))
     if ylim:
@@ -513,6 +516,47 @@ def cloud(x, y, groups, xlabel, ylabel, names):
     for (group, name), (marker, colour) in zip(names.items(), styles, strict=False):
         chosen = groups == group
         axes.plot(x[chosen], y[chosen], marker, color=colour, label=name, markersize=5, alpha=0.75)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.legend(frameon=False)
+    return figure
+
+
+DASHES = ("-", "--", "-.", ":", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
+COLOURS = (VALUES, KEYS, C0, RESIDUAL, INK, SOFT)
+
+
+def log_curves(lines, xlabel, ylabel):
+    """Falling numbers on a logarithmic scale: {name: (x, y)}."""
+    figure, axes = _figure()
+    for (name, (x, y)), dash, colour in zip(lines.items(), DASHES, COLOURS, strict=False):
+        y = np.maximum(np.asarray(y, dtype=float), 1e-30)
+        axes.plot(x, y, linestyle=dash, color=colour, linewidth=1.8, label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.legend(frameon=False)
+    return figure
+
+
+def bands(lines, xlabel, ylabel, mark=None):
+    """Lines with intervals, each over its own x, logarithmic: {name: (x, [(mean, low, high)])}.
+
+    mark: (x, text), a vertical line with its name.
+    """
+    figure, axes = _figure(6.8, 3.8)
+    marks = ("o", "s", "^", "", "D", "x")
+    for (name, (x, y)), dash, colour, point in zip(
+        lines.items(), DASHES, COLOURS, marks, strict=False
+    ):
+        middle, low, high = zip(*y, strict=True)
+        axes.plot(x, middle, linestyle=dash, marker=point, color=colour, label=name, markersize=5)
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    if mark is not None:
+        axes.axvline(mark[0], color=SOFT, linewidth=1, linestyle=":")
+        axes.annotate(mark[1], (mark[0], 0), (3, 4), xycoords=("data", "axes fraction"),
+                      textcoords="offset points", color=INK)  # fmt: skip
+    axes.set_xscale("log")
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.legend(frameon=False)

@@ -117,7 +117,7 @@ def loss_of(model, batch, masks):
     return (nll * w).sum() / w.sum()
 
 
-def train(name, out, steps=5200, resume=True, progress=True, world=None, seed=0, batch=32,
+def train(name, out, steps=4600, resume=True, progress=True, world=None, seed=0, batch=32,
           device=None, shape=None, checkpoint_every=120.0, stop_after=None, work=None):  # fmt: skip
     """Train `name` and save it into the folder `out`; returns the path.
 
@@ -163,7 +163,7 @@ def train(name, out, steps=5200, resume=True, progress=True, world=None, seed=0,
     while step < steps:
         rng = Random(f"{seed}/{step}")
         active = active_subjects(step, steps, len(corpus.order))
-        corpus.context_share = 0.4 if step < 0.55 * steps else 0.25
+        corpus.context_share = 0.4 if step < 0.64 * steps else 0.25
         rows = corpus.rows(tok, rng, batch, LENGTH, active)
         masked = torch.tensor([rng.random() < variant["masked"] for _ in range(batch)])
         rows = {k: v.to(device) for k, v in rows.items()}
@@ -365,7 +365,7 @@ def main(argv=None):
     parser.add_argument("name", choices=list(VARIANTS), help="which embedded model")
     parser.add_argument("--out", help="folder for the model (default: ./NAME)")
     parser.add_argument("--work", help="folder for the checkpoint (default: OUT.work)")
-    parser.add_argument("--steps", type=int, default=5200)
+    parser.add_argument("--steps", type=int, default=4600)
     parser.add_argument("--batch", type=int, default=32, help="rows of 96 tokens per step")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
     parser.add_argument("--world-seed", type=int, default=0, help="another seed, another world")

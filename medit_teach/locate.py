@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .errors import FactError, HyperError
+from .errors import FactError, HyperError, ModelError
 from .facts import Fact, as_facts, encode, pad, with_target
 from .hooks import evaluating, watch
 from .metrics import target_logprobs
@@ -127,8 +127,10 @@ def trace(model, tok, fact, kind="state", noise=3.0, samples=10, window=1, seed=
 
 
 def trace_many(model, tok, facts, kind="state", noise=3.0, samples=10, window=1, seed=0,
-               batch_size=128):  # fmt: skip
+               batch_size=128, known_only=True):  # fmt: skip
     """Mean effects by place in the prompt, over the facts that the model gets right.
+
+    known_only=False: over all facts with a target_true.
 
     Returns a dict: "places" (6 names), "effect" (6, layers) the mean, "indirect" (6, layers) the
     mean of effect - corrupted (the paper's AIE), "per_fact" (facts, 6, layers) the effects,
@@ -141,7 +143,9 @@ def trace_many(model, tok, facts, kind="state", noise=3.0, samples=10, window=1,
     facts = as_facts(facts)
     asked = [i for i, fact in enumerate(facts) if fact.target_true is not None]
     prompts, answers = [facts[i].text for i in asked], [facts[i].target_true for i in asked]
-    right = target_logprobs(model, tok, prompts, answers)[1]
+    right = [True] * len(asked)
+    if known_only:
+        right = target_logprobs(model, tok, prompts, answers)[1]
     used = [i for i, r in zip(asked, right, strict=True) if r]
     if not used:
         raise FactError(f"the model is right about none of {len(asked)} facts with a target_true")
@@ -196,3 +200,110 @@ def subject_noise(model, tok, facts):
 def _subject_ids(tok, fact):
     ids, subject = subject_tokens(tok, fact)
     return ids[subject]
+
+
+# ------------------------------------------------------------------ the cells of an MLP
+#
+# Cell i of an MLP is one entry k_i of its key and the column w_i of W: the MLP adds sum_i k_i w_i
+# (and the bias) to the stream. Geva et al. (2021) call k_i the memory coefficient, w_i the value.
+
+
+@dataclass(frozen=True)
+class Triggers:
+    """Where in a text each cell of some layers answered most strongly.
+
+    strength {layer: (n, d_in)}: the n largest coefficients of each cell, the largest first.
+    place {layer: (n, d_in)}: where, an index into `before` (the text up to and with the token read
+    there) and `after` (the id of the token that follows it in the text).
+    """
+
+    strength: dict
+    place: dict
+    before: tuple
+    after: torch.Tensor
+
+    def of(self, layer, cell):
+        """[(coefficient, text before, id of the next token), ...], the strongest first."""
+        places = self.place[layer][:, cell].tolist()
+        strengths = self.strength[layer][:, cell].tolist()
+        return [
+            (k, self.before[p], int(self.after[p])) for k, p in zip(strengths, places, strict=True)
+        ]
+
+
+def triggers(model, tok, texts, layers, tokens=4000, n=5, batch_size=32):
+    """Triggers of every cell of `layers` over the first `tokens` tokens of `texts`."""
+    view, layers = View(model), sorted(set(layers))
+    limit = getattr(model.config, "max_position_embeddings", None) or 1024
+    rows, left = [], tokens
+    for text in texts:
+        if left <= 0:
+            break
+        ids = encode(tok, text)[0][: min(limit, left + 1)]
+        if len(ids) > 1:
+            rows.append(ids)
+            left -= len(ids) - 1
+    if not rows:
+        raise FactError("triggers needs a text of at least two tokens")
+    modules = {layer: view.down(layer) for layer in layers}
+    before, after, known, best = [], [], set(), dict.fromkeys(layers)
+    with torch.no_grad(), evaluating(model):
+        for b in range(0, len(rows), batch_size):
+            chunk = rows[b : b + batch_size]
+            real = []  # (row, token): a beginning of a text that was read before is left out
+            for r, ids in enumerate(chunk):
+                for t in range(len(ids) - 1):
+                    if (start := tuple(ids[: t + 1])) not in known:
+                        known.add(start)
+                        real.append((r, t))
+            if not real:
+                continue
+            with watch(modules, stop=True) as seen:
+                model(**pad(chunk, tok, view.device), use_cache=False)
+            r, t = torch.tensor(real, device=view.device).T
+            place = torch.arange(len(before), len(before) + len(real))
+            for layer in layers:
+                k = seen[layer].input[r, t].float().cpu()  # (tokens, d_in)
+                at = place[:, None].expand_as(k)
+                if best[layer]:
+                    k, at = torch.cat([best[layer][0], k]), torch.cat([best[layer][1], at])
+                k, order = k.topk(min(n, len(k)), dim=0)
+                best[layer] = k, at.gather(0, order)
+            before += [tok.decode(chunk[r][: t + 1]) for r, t in real]
+            after += [chunk[r][t + 1] for r, t in real]
+    strength, place = ({layer: best[layer][i] for layer in layers} for i in (0, 1))
+    return Triggers(strength, place, tuple(before), torch.tensor(after))
+
+
+def unembedding(model):
+    """U (vocabulary, d_out) and c (vocabulary,): logits(h) = U h / spread(h) + c, float32.
+
+    The final LayerNorm's gain and its subtraction of the mean are folded into U, its shift and
+    the head's bias into c. What is left of the norm is a division by one number, `spread`.
+    """
+    view = View(model)
+    if not isinstance(view.norm, torch.nn.LayerNorm):
+        raise ModelError(f"the final norm is a {type(view.norm).__name__}, not a LayerNorm")
+    head = model.get_output_embeddings()
+    E = head.weight.detach().float()
+    U = E * view.norm.weight.detach().float()
+    c = E @ view.norm.bias.detach().float()
+    if getattr(head, "bias", None) is not None:
+        c = c + head.bias.detach().float()
+    return U - U.mean(1, keepdim=True), c
+
+
+def spread(model, h):
+    """What the final LayerNorm divides h (..., d_out) by: (...,), its entries' deviation."""
+    return (h.float().var(-1, unbiased=False) + View(model).norm.eps).sqrt()
+
+
+def promoted(model, layer, n=1, unembed=None, cells=1024):
+    """Ids (n, d_in): the n tokens that each value of `layer` raises most, the most raised first.
+
+    unembed: the U of `unembedding`, if it is at hand. cells: how many values at a time.
+    """
+    U = unembedding(model)[0] if unembed is None else unembed
+    W = View(model).weight(layer).detach().float().to(U.device)
+    parts = [(U @ W[:, i : i + cells]).topk(n, dim=0).indices for i in range(0, W.shape[1], cells)]
+    return torch.cat(parts, 1).cpu()

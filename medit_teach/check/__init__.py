@@ -23,6 +23,13 @@ from .emmet import (
     emmet_referee,
     emmet_true_ridge,
 )
+from .locating import (
+    locating_added,
+    locating_edges,
+    locating_noise,
+    locating_restore,
+    locating_strongest,
+)
 from .memit import (
     memit_doubled,
     memit_lam,
@@ -75,6 +82,11 @@ __all__ = [
     "exercise",
     "free_directions",
     "half_learned",
+    "locating_added",
+    "locating_edges",
+    "locating_noise",
+    "locating_restore",
+    "locating_strongest",
     "memit_doubled",
     "memit_lam",
     "memit_rule",

@@ -54,6 +54,8 @@ def test_no_answer_is_not_a_wrong_answer(name, nothing, capsys):
     assert verdict(capsys, name, nothing, *more) == (None, "no answer yet")
     if name not in ("memit_lam", "rome_scale"):
         assert verdict(capsys, name, lambda *args: ...) == (None, "no answer yet")
+    if name == "rome_scale":
+        assert verdict(capsys, name, {"length": None, "price": None})[0] is None
 
 
 def rome(r, k, C0):

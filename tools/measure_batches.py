@@ -23,6 +23,7 @@ from medit_teach import metrics
 from medit_teach.datasets import texts_for
 from medit_teach.hyper import hyper
 from medit_teach.models import fingerprint
+from medit_teach.objective import preservation
 from medit_teach.values import optimise_values
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,9 +89,9 @@ def distributions(model, tok, facts, targets, layers, statistics, texts, sizes):
                 with mt.edit(model, tok, facts[:n], solver, **chosen, **more) as e:
                     found = measure(model, tok, facts[:n], texts)
                 norm = sum(d["relative_norm"] ** 2 for d in e.diagnostics.values()) ** 0.5
-                rows.append(
-                    {"batch": n, "rule": rule, "solver": solver, "norm": round(norm, 5), **found}
-                )
+                cost = sum(float(preservation(e.delta(x), statistics[x])) for x in e.layers)
+                row = {"batch": n, "rule": rule, "solver": solver}
+                rows.append(row | {"norm": round(norm, 5), "cost": float(f"{cost:.6g}")} | found)
                 print(rows[-1], flush=True)
     return rows
 
@@ -122,7 +123,7 @@ def main():
     call = (model, tok, facts, targets)
     rows = batches(*call, layers[-1], statistics, texts, sizes)
     write("emmet-batches.json", {"layer": layers[-1]}, rows)
-    some = sorted({min(64, sizes[-1]), min(256, sizes[-1])})
+    some = sorted({min(64, sizes[-1]), min(512, sizes[-1])})
     rows = distributions(*call, layers, statistics, texts, some)
     solvers = {name: {k: v for k, v in vars(hyper(name, model)).items()} for name in SOLVERS}
     write("distribution.json", {"layers": list(layers), "solvers": solvers}, rows)

@@ -245,7 +245,7 @@ else, and every name in it is made up.
 - Trained on documents about {facts} facts (world seed {seed}): {steps} steps of {batch} rows of
   {length} tokens, {tokens:.1f} million tokens, {minutes:.0f} minutes.
 - Documents: biographies, mixed pages, and pages that state something of their own and then ask
-  for it (for names that are nobody's and for subjects that edits do not use).
+  for it (about names that are nobody's, and against facts that no edit uses).
 - {how}
 - Subjects were added little by little; the loss on names was weighted by 0.1; Muon trained the
   matrices of the blocks and AdamW the rest.

@@ -179,10 +179,10 @@ def strips(groups, series, xlabel):
     return figure
 
 
-def curves(x, lines, xlabel, ylabel, log=False, ylim=None, mark=None):
+def curves(x, lines, xlabel, ylabel, log=False, ylim=None, mark=None, above=False):
     """Lines with intervals over x: {name: [(mean, low, high), ...]}; None where nothing is known.
 
-    mark: a value of x to point out. log: logarithmic x.
+    mark: a value of x to point out. log: logarithmic x. above: the legend goes above the axes.
     """
     figure, axes = _figure()
     styles = (("o", "-", VALUES), ("s", "--", KEYS), ("^", ":", C0), ("D", "-.", RESIDUAL))
@@ -205,7 +205,10 @@ def curves(x, lines, xlabel, ylabel, log=False, ylim=None, mark=None):
         axes.set_ylim(*ylim)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-    axes.legend(frameon=False)
+    if above:
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    else:
+        axes.legend(frameon=False)
     return figure
 
 
@@ -309,16 +312,15 @@ def side_by_side(table, names):
 
     table: {method: {measure: (value, low, high) or None}}, percent; names: the measures, in order.
     """
-    figure, panels = plt.subplots(1, len(names), figsize=(1.75 * len(names) + 1.6, 3.0),
+    figure, panels = plt.subplots(1, len(names), figsize=(1.45 * len(names) + 1.6, 3.2),
                                   sharey=True, layout="constrained")  # fmt: skip
     plt.close(figure)
-    colours = (C0, VALUES, C0, KEYS)
-    for axes, name, colour in zip(panels, names, colours * 2, strict=False):
+    for axes, name in zip(panels, names, strict=True):
         for y, values in enumerate(table.values()):
             if values.get(name) is not None:
                 mid, low, high = values[name]
-                axes.plot([low, high], [y, y], color=colour, linewidth=2)
-                axes.plot(mid, y, "o", color=colour, markersize=7)
+                axes.plot([low, high], [y, y], color=VALUES, linewidth=2)
+                axes.plot(mid, y, "o", color=VALUES, markersize=7)
         axes.set_title(name, fontsize=10)
         axes.set_xlim(-6, 106)
         axes.set_xticks([0, 50, 100])
@@ -473,7 +475,7 @@ def knob(settings, probabilities, usual):
     axes.set_xlim(min(settings), max(settings))
     axes.set_xlabel("coefficient of the cell at the last token")
     axes.set_ylabel("probability")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
 
 

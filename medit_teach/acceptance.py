@@ -166,7 +166,7 @@ class Bench:
         known = self._targets.setdefault((h.site, h.layers[-1]), {})
         missing = [f for f in facts if f not in known]
         if missing:
-            found = optimise_values(self.model, self.tok, missing, h.layers[-1], h)
+            found = optimise_values(self.model, self.tok, missing, h.layers[-1], h, batch_size=8)
             known.update(zip(missing, found.target.T, strict=True))
         return torch.stack([known[f] for f in facts], 1)
 

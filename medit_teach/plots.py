@@ -46,7 +46,7 @@ def first_edit(panels):
     panels: (title, [(object, probability before, probability after), ...]), one for each prompt.
     """
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(7.6, 2.3), sharex=True, layout="constrained", squeeze=False
+        1, len(panels), figsize=(6.6, 2.5), sharex=True, layout="constrained", squeeze=False
     )
     plt.close(figure)
     for axis, (title, bars) in zip(axes[0], panels, strict=True):
@@ -57,13 +57,13 @@ def first_edit(panels):
         axis.barh([i + 0.19 for i in y], after, 0.36, label="after", color=VALUES)
         axis.set_yticks(list(y), names)
         axis.invert_yaxis()
-        axis.set_xlim(0, 1)
+        axis.set_xlim(0, 1.03)
         axis.set_xticks([0, 0.5, 1])
         axis.set_title(title, loc="left", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][len(panels) // 2].set_xlabel("probability")
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 

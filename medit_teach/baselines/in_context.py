@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..facts import as_facts
+from ..models import View
 
 
 def statement(fact):
@@ -76,7 +77,8 @@ def in_front(facts, text_for):
 
 @dataclass
 class Cost:
-    """What ran through a model: texts (rows of a batch) and tokens (padding included)."""
+    """What ran through a model to its last layer: texts (rows of a batch) and tokens (padding
+    included)."""
 
     texts: int = 0
     tokens: int = 0
@@ -84,15 +86,15 @@ class Cost:
 
 @contextmanager
 def counting(model):
-    """with counting(model) as cost: ...   A pass that is ended early counts as a whole one."""
+    """with counting(model) as cost: ...   Passes that end before the last layer do not count."""
     cost = Cost()
 
     def look(module, args, kwargs):
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        cost.texts += ids.shape[0]
-        cost.tokens += ids.numel()
+        hidden = args[0] if args else kwargs["hidden_states"]
+        cost.texts += hidden.shape[0]
+        cost.tokens += hidden.shape[0] * hidden.shape[1]
 
-    handle = model.base_model.register_forward_pre_hook(look, with_kwargs=True)
+    handle = View(model).blocks[-1].register_forward_pre_hook(look, with_kwargs=True)
     try:
         yield cost
     finally:

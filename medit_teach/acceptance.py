@@ -22,12 +22,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import datasets, metrics
+from . import datasets, metrics, objective
 from .edit import edit, statistics_for
-from .errors import MeditError
+from .errors import MeditError, SingularError
 from .hyper import hyper
 from .locate import trace_many
 from .models import View, card, embedded, fingerprint, load
+from .statistics import Statistics
 from .values import optimise_values
 from .world import BY_NAME, CATEGORIES, RELATIONS, World
 
@@ -60,6 +61,7 @@ MEASURES = {  # measure: (kind, name, bound for tiny-gptj, bound for tiny-gpt2)
     "categories": (AIM, "{category} edits of one relation: best minus worst, S or NS",
                    ">= 8", ">= 8"),
 }  # fmt: skip
+SHRINK = 1e-4  # objective.shrink's alpha where C0 is singular
 MODELS = ("tiny-gptj", "tiny-gpt2")  # the models that have bounds; others are only reported
 CONTROL_ROWS = ("recall", "tracing", "rome", "sweep")
 
@@ -149,7 +151,16 @@ class Bench:
         if not self.sizes.sweep:
             used = [x for m in ("rome", "memit") for x in hyper(m, self.model).layers]
             layers = sorted({*used, n - 2, n - 1})
-        return statistics_for(self.model, self.tok, layers, tokens=self.sizes.tokens)
+        found = statistics_for(self.model, self.tok, layers, tokens=self.sizes.tokens)
+        moments, shrunk = dict(found.C0), []
+        for layer in layers:
+            try:
+                found.soft(layer)
+            except SingularError:  # GPT-J's layer 0: its keys depend on the token alone
+                moments[layer] = objective.shrink(moments[layer], SHRINK)
+                shrunk.append(layer)
+        self.details["C0"] = {"tokens": found.tokens, "shrunk": shrunk, "alpha": SHRINK}
+        return Statistics(moments, found.tokens, found.weights, found.text)
 
     @cached_property
     def before(self):

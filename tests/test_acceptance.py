@@ -108,14 +108,26 @@ def test_targets_are_optimised_once_a_fact(raw, monkeypatch):
     b, asked = Bench(*raw, SMALL), []
     real = acceptance.optimise_values
 
-    def counting(model, tok, facts, *rest):
+    def counting(model, tok, facts, *rest, **more):
         asked.extend(facts)
-        return real(model, tok, facts, *rest)
+        return real(model, tok, facts, *rest, **more)
 
     monkeypatch.setattr(acceptance, "optimise_values", counting)
     for row in ("memit", "emmet", "large"):
         list(acceptance.ROWS[row][0](b))
     assert len(asked) == len(set(asked)) == 12
+
+
+def test_a_singular_C0_is_shrunk_and_the_record_says_so(raw, monkeypatch):
+    b = Bench(*raw, SMALL)
+    good = dict(b.C0.C0)
+    bad = {**good, 1: torch.diag(torch.arange(len(good[1])).double() // 9)}
+    found = mt.Statistics(bad, 9, b.C0.weights, "")
+    monkeypatch.setattr(acceptance, "statistics_for", lambda *a, **k: found)
+    b = Bench(*raw, SMALL)
+    assert torch.equal(b.C0[2], good[2]) and not torch.equal(b.C0[1], bad[1])
+    assert b.details["C0"]["shrunk"] == [1]
+    assert b.C0.soft(1).condition < 1e7
 
 
 def test_rows_agree_with_the_library_used_directly(raw):

@@ -36,7 +36,9 @@ PRESET = {  # read by `hyper.hyper`: what all methods share, then each method's 
         contexts=["", *(f"{s} " for s in LEADING[:4])],
     ),
     "rome": dict(layers=[3]),
-    "memit": dict(lam=1000.0),
+    "memit": dict(lam=2000.0),
+    "alphaedit": dict(energy=0.05, L2=10.0),
+    "nullspace": dict(energy=0.05),
     "ft": dict(layers=[3], steps=50, lr=1e-3),
 }  # fmt: skip
 

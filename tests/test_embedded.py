@@ -1,0 +1,55 @@
+"""The models that ship with the package: loaded as float32, right about their world, editable."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import medit_teach as mt
+from medit_teach import models
+
+NAMES = models.embedded()
+
+
+def test_the_default_is_there():
+    assert models.DEFAULT in NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files(name):
+    folder = models.EMBEDDED / name
+    size = sum(p.stat().st_size for p in folder.iterdir())
+    assert size < 12_000_000
+    assert (folder / "README.md").read_text().startswith(f"# {name}")
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_plain_transformers_loads_it_in_float32_and_it_knows_its_world(name):
+    folder = models.EMBEDDED / name
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tok = AutoTokenizer.from_pretrained(folder)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    right = 0
+    facts = mt.facts(model=model, n=50, seed=3)
+    for fact in facts:
+        ids = tok(fact.text, return_tensors="pt", return_token_type_ids=False)
+        with torch.no_grad():
+            best = int(model(**ids).logits[0, -1].argmax())
+        right += best == tok(" " + fact.target_true)["input_ids"][0]
+    assert right >= 48
+
+
+@pytest.mark.parametrize("method", ["rome", "memit", "emmet", "alphaedit", "nullspace", "ft"])
+@pytest.mark.parametrize("name", NAMES)
+def test_each_method_by_its_preset(name, method):
+    model, tok = mt.load(name)
+    facts = mt.facts(model=model, n=6, seed=4)
+    before = models.fingerprint(model)
+    with mt.edit(model, tok, facts, method=method):
+        scores = mt.score(model, tok, facts)
+        assert models.fingerprint(model) != before
+    assert models.fingerprint(model) == before
+    assert scores.ES == 100 and scores.PS >= (60 if method == "ft" else 90)
+    assert scores.NS >= (50 if method == "ft" else 85)

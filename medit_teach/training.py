@@ -35,10 +35,10 @@ PRESET = {  # read by `hyper.hyper`: what all methods share, then each method's 
         layers=[1, 2, 3], steps=25, lr=0.5, clamp=3.0, kl_factor=0.0625,
         contexts=["", *(f"{s} " for s in LEADING[:4])],
     ),
-    "rome": dict(layers=[3]),
+    "rome": dict(layers=[3], clamp=12.0),
     "memit": dict(lam=2000.0),
-    "alphaedit": dict(energy=0.05, L2=10.0),
-    "nullspace": dict(energy=0.05),
+    "alphaedit": dict(energy=0.01, L2=1.0),
+    "nullspace": dict(energy=0.03),
     "ft": dict(layers=[3], steps=50, lr=1e-3),
 }  # fmt: skip
 

@@ -276,9 +276,9 @@ def triggers(model, tok, texts, layers, tokens=4000, n=5, batch_size=32):
 
 
 def unembedding(model):
-    """U (vocabulary, d_out) and c (vocabulary,): logits(h) = U h / spread(h) + c, float32.
+    """A (vocabulary, d_out) and c (vocabulary,): logits(h) = A h / spread(h) + c, float32.
 
-    The final LayerNorm's gain and its subtraction of the mean are folded into U, its shift and
+    The final LayerNorm's gain and its subtraction of the mean are folded into A, its shift and
     the head's bias into c. What is left of the norm is a division by one number, `spread`.
     """
     view = View(model)
@@ -286,11 +286,11 @@ def unembedding(model):
         raise ModelError(f"the final norm is a {type(view.norm).__name__}, not a LayerNorm")
     head = model.get_output_embeddings()
     E = head.weight.detach().float()
-    U = E * view.norm.weight.detach().float()
+    A = E * view.norm.weight.detach().float()
     c = E @ view.norm.bias.detach().float()
     if getattr(head, "bias", None) is not None:
         c = c + head.bias.detach().float()
-    return U - U.mean(1, keepdim=True), c
+    return A - A.mean(1, keepdim=True), c
 
 
 def spread(model, h):
@@ -301,9 +301,9 @@ def spread(model, h):
 def promoted(model, layer, n=1, unembed=None, cells=1024):
     """Ids (n, d_in): the n tokens that each value of `layer` raises most, the most raised first.
 
-    unembed: the U of `unembedding`, if it is at hand. cells: how many values at a time.
+    unembed: the A of `unembedding`, if it is at hand. cells: how many values at a time.
     """
-    U = unembedding(model)[0] if unembed is None else unembed
-    W = View(model).weight(layer).detach().float().to(U.device)
-    parts = [(U @ W[:, i : i + cells]).topk(n, dim=0).indices for i in range(0, W.shape[1], cells)]
+    A = unembedding(model)[0] if unembed is None else unembed
+    W = View(model).weight(layer).detach().float().to(A.device)
+    parts = [(A @ W[:, i : i + cells]).topk(n, dim=0).indices for i in range(0, W.shape[1], cells)]
     return torch.cat(parts, 1).cpu()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 import medit_teach as mt
 from medit_teach import check, locate
+from medit_teach.hyper import hyper
 from medit_teach.models import EMBEDDED, fingerprint
 from tests.conftest import ROOT
 
@@ -159,7 +161,9 @@ def test_the_published_noise_is_right(capsys):
 
 @embedded
 def test_the_record_is_of_the_embedded_model():
-    record = json.loads(RECORD.read_text())
-    assert record["fingerprint"] == fingerprint(mt.load("tiny-gptj")[0])
+    record, model = json.loads(RECORD.read_text()), mt.load("tiny-gptj")[0]
+    assert record["fingerprint"] == fingerprint(model)
+    now = asdict(hyper("rome", model))
+    assert all(json.loads(json.dumps(now[name])) == x for name, x in record["hyper"].items())
     shapes = {np.array(x).shape for x in record["values"].values()}
     assert shapes == {(len(record["facts"]), len(record["layers"]))}

@@ -99,8 +99,8 @@ def test_rebuild_says_what_is_wrong(right, capsys):
 
 
 def test_tie_and_agreement_say_what_is_wrong(right, capsys):
-    def no_constants(h, w, U_t, U_u, c_t, c_u, s):
-        return right["tie"](h, w, U_t, U_u, 0.0, 0.0, s)
+    def no_constants(h, w, A_t, A_u, c_t, c_u, s):
+        return right["tie"](h, w, A_t, A_u, 0.0, 0.0, s)
 
     assert "the constants" in verdict(capsys, check.memories_tie, no_constants)[1]
     assert "still differ" in verdict(capsys, check.memories_tie, lambda *a: 1.0)[1]
@@ -174,13 +174,13 @@ def test_triggers_read_no_more_than_asked(model):
 
 def test_unembedding_is_the_way_out(model):
     view = View(model)
-    U, c = locate.unembedding(model)
-    h = 3 * torch.randn(4, U.shape[1], generator=torch.Generator().manual_seed(0)) + 1
+    A, c = locate.unembedding(model)
+    h = 3 * torch.randn(4, A.shape[1], generator=torch.Generator().manual_seed(0)) + 1
     with torch.no_grad():
         expected = view.logits(h)
-    torch.testing.assert_close(h @ U.T / locate.spread(model, h)[:, None] + c, expected)
-    best = locate.promoted(model, 1, 3, U, cells=5)
-    scores = U @ view.weight(1).detach()
+    torch.testing.assert_close(h @ A.T / locate.spread(model, h)[:, None] + c, expected)
+    best = locate.promoted(model, 1, 3, A, cells=5)
+    scores = A @ view.weight(1).detach()
     assert torch.equal(best, scores.argsort(dim=0, descending=True)[:3])
     assert torch.equal(best, locate.promoted(model, 1, 3))
 
@@ -198,7 +198,7 @@ def test_the_published_way_to_silence_the_answer(capsys):
         pytest.skip("the chapter is not there")
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
-    wanted = ("import torch", "model, tok = mt.load()", "parts = {", "U, c = locate")
+    wanted = ("import torch", "model, tok = mt.load()", "parts = {", "A, c = locate")
     namespace = {}
     for text in code:
         if text.startswith(wanted):

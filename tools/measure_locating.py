@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,13 @@ def known(model, tok, facts):
     prompts, answers = [f.text for f in facts], [f.target_true for f in facts]
     right = target_logprobs(model, tok, prompts, answers)[1]
     return [f for f, yes in zip(facts, right, strict=True) if yes]
+
+
+def preset(model):
+    """The hyper-parameters of ROME for this model, but for the layer, as JSON can hold them."""
+    fields = asdict(hyper("rome", model))
+    del fields["layers"]
+    return json.loads(json.dumps(fields))
 
 
 def p_new(model, tok, fact):
@@ -88,6 +96,7 @@ def main():
         "facts": [f.text for f in facts],
         "drawn": {"n": options.facts, "seed": SEED},
         "method": "rome, one fact at a time, one layer at a time; the model's preset otherwise",
+        "hyper": preset(model),
         "C0": {"tokens": TOKENS, "shrink": SHRINK},
         "tracing": {"windows": WINDOWS, "samples": SAMPLES, "noise": 3.0, "seed": 0},
         "versions": {

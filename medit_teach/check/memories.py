@@ -90,14 +90,14 @@ def memories_rebuild(function):
 
 @exercise
 def memories_tie(function):
-    """function(h, w, U_t, U_u, c_t, c_u, s) must give the coefficient at which two logits meet."""
+    """function(h, w, A_t, A_u, c_t, c_u, s) must give the coefficient at which two logits meet."""
     for seed in range(3):
-        h, w, U_t, U_u, c = _randn((6,), (6,), (6,), (6,), (3,), seed=seed)
+        h, w, A_t, A_u, c = _randn((6,), (6,), (6,), (6,), (3,), seed=seed)
         c_t, c_u, s = float(c[0]), float(c[1]), float(c[2].abs() + 2)
-        m = call(function, h, w, U_t, U_u, c_t, c_u, s)
+        m = call(function, h, w, A_t, A_u, c_t, c_u, s)
         m = float(m)
-        t, u = (float(U @ (h + m * w)) / s + c for U, c in ((U_t, c_t), (U_u, c_u)))
-        flat = float((U_t - U_u) @ h + (U_t - U_u) @ w * m)
+        t, u = (float(A @ (h + m * w)) / s + c for A, c in ((A_t, c_t), (A_u, c_u)))
+        flat = float((A_t - A_u) @ h + (A_t - A_u) @ w * m)
         if abs(t - u) > 1e-8 and abs(flat) < 1e-8:
             raise Wrong("you forgot what is added after the stream was read: the constants")
         if abs(t - u) > 1e-8:

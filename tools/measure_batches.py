@@ -29,7 +29,7 @@ from medit_teach.values import optimise_values
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (1, 4, 16, 64, 256, 512, 700)
 SCORED = 128  # facts of a batch that are scored (they are in random order)
-RIDGES = ("least", 300.0, 3000.0)
+RIDGES = ("least", 300.0, 2000.0)
 RULES = ("spread", "last", "even", "root")
 SOLVERS = ("memit", "emmet", "alphaedit")
 KEPT = ("S", "ES", "PS", "NS", "NM", "EA", "PA", "NA")

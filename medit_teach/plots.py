@@ -308,14 +308,15 @@ def census(rows, xlabel="right answers in percent"):
 
 
 def side_by_side(table, names):
-    """Methods as rows, one panel a measure, a mark with its interval in each.
+    """Methods as rows, one panel a measure (three beside each other), a mark with its interval.
 
     table: {method: {measure: (value, low, high) or None}}, percent; names: the measures, in order.
     """
-    figure, panels = plt.subplots(1, len(names), figsize=(1.45 * len(names) + 1.6, 3.2),
-                                  sharey=True, layout="constrained")  # fmt: skip
+    down, across = -(-len(names) // 3), min(3, len(names))
+    figure, panels = plt.subplots(down, across, figsize=(7.0, 2.8 * down), sharey=True,
+                                  layout="constrained", squeeze=False)  # fmt: skip
     plt.close(figure)
-    for axes, name in zip(panels, names, strict=True):
+    for axes, name in zip(panels.flat, names, strict=False):
         for y, values in enumerate(table.values()):
             if values.get(name) is not None:
                 mid, low, high = values[name]
@@ -327,8 +328,10 @@ def side_by_side(table, names):
         axes.grid(axis="x", color=SOFT, alpha=0.3, linewidth=0.8)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-    panels[0].set_yticks(range(len(table)), list(table))
-    panels[0].set_ylim(len(table) - 0.5, -0.5)
+    for axes in panels.flat[len(names) :]:
+        axes.set_visible(False)
+    panels[0, 0].set_yticks(range(len(table)), list(table))
+    panels[0, 0].set_ylim(len(table) - 0.5, -0.5)
     figure.supxlabel("percent (line: 95% interval)", fontsize=10)
     return figure
 

@@ -22,6 +22,7 @@ import medit_teach as mt
 from medit_teach import metrics
 from medit_teach.datasets import texts_for
 from medit_teach.hyper import hyper
+from medit_teach.keys import at_subject
 from medit_teach.models import fingerprint
 from medit_teach.objective import preservation
 from medit_teach.values import optimise_values
@@ -62,17 +63,30 @@ def measure(model, tok, facts, texts):
 
 
 def batches(model, tok, facts, targets, layer, statistics, texts, sizes):
-    """Rows for emmet-batches.json: one layer, ridge by size."""
-    rows = []
+    """Rows for emmet-batches.json: one layer, ridge by size.
+
+    unwritten: what the mean keys miss of the residual. bare: what the bare prompts miss of it.
+    """
+    rows, h = [], hyper("emmet", model, layers=[layer])
+    site = ("block", layer)
+
+    def state(n, average):
+        return at_subject(model, tok, facts[:n], [site], h.contexts, average)[site]
+
+    first = min(SCORED, sizes[-1])
+    start, wanted = state(first, "bare"), targets[:, :first] - state(first, h.start_average)
     for n in sizes:
         for ridge in RIDGES:
             chosen = {"statistics": statistics, "targets": targets[:, :n]}
             more = {"layers": [layer], "ridge": ridge}
             with mt.edit(model, tok, facts[:n], "emmet", **chosen, **more) as e:
                 found = measure(model, tok, facts[:n], texts)
+                m = min(n, first)
+                missed = wanted[:, :m] - (state(m, "bare") - start[:, :m])
             d = e.diagnostics[layer]
             keep = ("ridge", "condition_gram", "relative_norm", "unwritten")
             d = {name: float(f"{d[name]:.6g}") for name in keep}
+            d["bare"] = float(f"{missed.norm() / wanted[:, :m].norm():.4g}")
             rows.append({"batch": n, "asked": ridge, **d, **found})
             print(rows[-1], flush=True)
     return rows

@@ -472,10 +472,11 @@ def verdict(bound, value, low, high, quick):
     return {">=": high >= limit, ">": high > limit, "<=": low <= limit, "<": low < limit}[what]
 
 
-def check(model, tok, quick=False, seed=0, rows=None, show=print):
+def check(model, tok, quick=False, seed=0, rows=None, show=print, keep=lambda found: None):
     """Measure one embedded model: a dict for the record, its measures shown as they are made.
 
     rows: names out of ROWS; default all (for a model without bounds, the control's rows).
+    keep: called after every row with the dict as it is by then.
     """
     if "world" not in card(model):
         raise MeditError("check-models needs an embedded model; this one has no world")
@@ -485,13 +486,14 @@ def check(model, tok, quick=False, seed=0, rows=None, show=print):
     rows = rows or (CONTROL_ROWS if unbounded else tuple(ROWS))
     if unknown := set(rows) - set(ROWS):
         raise MeditError(f"unknown row {min(unknown)!r}; choose from {', '.join(ROWS)}")
+    rows = [row for row in rows if getattr(sizes, ROWS[row][1])]
+    if not rows:
+        raise MeditError("a quick run leaves these rows out")
     measures, start = [], time.time()
+    about = {"model": name, "hash": fingerprint(model), "preset": card(model).get("preset", {})}
     for row in rows:
-        function, size = ROWS[row]
-        if not getattr(sizes, size):
-            continue
         began = time.time()
-        for key, (value, low, high, n) in function(b):
+        for key, (value, low, high, n) in ROWS[row][0](b):
             kind, label, *bounds = MEASURES[key]
             bound = None if unbounded else bounds[MODELS.index(name)]
             measures.append(Measure(
@@ -500,16 +502,14 @@ def check(model, tok, quick=False, seed=0, rows=None, show=print):
             ))  # fmt: skip
             show(str(measures[-1]))
             began = time.time()
-    return {
-        "model": name,
-        "hash": fingerprint(model),
-        "preset": card(model).get("preset", {}),
-        "passed": all(m.passed for m in measures if m.kind == MUST),
-        "failed": [m.key for m in measures if m.kind == MUST and not m.passed],
-        "seconds": round(time.time() - start),
-        "measures": [asdict(m) for m in measures],
-        "details": b.details,
-    }
+        failed = [m.key for m in measures if m.kind == MUST and not m.passed]
+        found = about | {
+            "rows": rows[: rows.index(row) + 1], "passed": not failed, "failed": failed,
+            "seconds": round(time.time() - start), "measures": [asdict(m) for m in measures],
+            "details": b.details,
+        }  # fmt: skip
+        keep(found)
+    return found
 
 
 def versions():
@@ -552,10 +552,15 @@ def main(argv=None):
         print(f"\n{name}: {shape}, {args.device or 'cpu'}, {torch.get_num_threads()} threads")
         for method, fields in card(model).get("preset", {}).items():
             print(f"  preset {method}: {json.dumps(fields)}")
-        found = check(model, tok, args.quick, args.seed, args.rows, lambda x: print(x, flush=True))
-        record["models"].append(found)
+        done = tuple(record["models"])
+
+        def keep(found, done=done):
+            record["models"] = [*done, found]
+            Path(args.out).write_text(json.dumps(record, indent=1) + "\n")
+
+        show = lambda line: print(line, flush=True)  # noqa: E731
+        found = check(model, tok, args.quick, args.seed, args.rows, show, keep)
         failed = ", ".join(found["failed"]) or "none"
         print(f"{name}: musts that fail: {failed}; {found['seconds'] / 60:.1f} minutes")
-        Path(args.out).write_text(json.dumps(record, indent=1, allow_nan=True) + "\n")
     print(f"record: {args.out}")
     return 0 if all(found["passed"] for found in record["models"]) else 1

@@ -153,7 +153,9 @@ def test_every_row_but_tracing_runs_on_a_raw_model_and_it_fails(raw, monkeypatch
     monkeypatch.setattr(acceptance, "Sizes", lambda: SMALL)
     rows = [name for name in acceptance.ROWS if name != "tracing"]
     lines = []
-    found = check(model, tok, rows=rows, show=lines.append)
+    kept = []
+    found = check(model, tok, rows=rows, show=lines.append, keep=kept.append)
+    assert [len(x["rows"]) for x in kept] == list(range(1, len(rows) + 1)) and kept[-1] is found
     keys = [m["key"] for m in found["measures"]]
     assert keys == [k for k in acceptance.MEASURES if not k.startswith("trace")]
     assert len(lines) == len(keys) and all("FAILS" in x for x in lines if "recall" in x)
@@ -166,6 +168,8 @@ def test_every_row_but_tracing_runs_on_a_raw_model_and_it_fails(raw, monkeypatch
         check(model, tok, rows=["tracing"], show=lines.append)
     with pytest.raises(MeditError, match="unknown row"):
         check(model, tok, rows=["magic"], show=lines.append)
+    with pytest.raises(MeditError, match="leaves these rows out"):
+        check(model, tok, quick=True, rows=["large"], show=lines.append)
 
 
 def test_the_control_is_reported_and_never_fails(raw):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 from medit_teach import check
+from medit_teach.check.objective import _problem
+from tests.conftest import ROOT
 
 
 def test_a_true_equation_prints_the_same_line_everywhere(capsys):
@@ -76,6 +80,17 @@ CHECKS = [
     check.constraint_table,
     check.free_directions,
 ]
+
+
+def test_published_solutions_are_right(capsys):
+    check.passed.clear()
+    R, K, C0 = _problem(8, 16, 4)
+    namespace = {"torch": torch, "check": check, "r": R[:, 0], "k": K[:, 0], "C0": C0}
+    text = (ROOT / "book" / "solutions" / "05-objective.md").read_text()
+    for code in re.findall(r"```python\n(.*?)```", text, re.S):
+        exec(code, namespace)
+    right = {function.__name__: True for function in CHECKS}
+    assert check.passed == right, capsys.readouterr().out
 
 
 @pytest.mark.parametrize("function", CHECKS, ids=lambda f: f.__name__)

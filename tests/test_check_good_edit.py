@@ -129,3 +129,50 @@ def _drop(z, new, true):
 def _normal(values, z):
     half = z * values.std() / len(values) ** 0.5
     return values.mean() - half, values.mean() + half
+
+
+def test_consistency_is_the_cosine_of_tfidf_vectors_by_hand():
+    import math
+    from collections import Counter
+
+    from medit_teach.errors import FactError
+    from medit_teach.facts import Fact
+    from medit_teach.metrics import consistency, generate
+
+    from .helpers import tiny_model, tiny_tokenizer
+
+    tok = tiny_tokenizer()
+    model = tiny_model("gptj", tok)
+    facts = [
+        Fact("{} plays the", "Anna Marlow", "harp", generation=("Anna Marlow works", "Here is Anna")),
+        Fact("{} plays the", "Otto", "drum", generation=("Otto works in Rome",)),
+        Fact("{} plays the", "Zoë", "drum"),
+    ]  # fmt: skip
+    references = [["Anna works here. Rome is here."], ["Otto plays the drum in Rome."], ["x y"]]
+    told = [" ".join(texts) for texts in references[:2]]
+
+    def words(text):
+        return Counter(re.findall(r"\b\w\w+\b", text.lower()))
+
+    idf = {
+        w: 1 + math.log(3 / (1 + sum(w in words(t) for t in told))) for t in told for w in words(t)
+    }
+
+    def vector(text):
+        return {w: n * idf[w] for w, n in words(text).items() if w in idf}
+
+    cosines = []
+    for fact, text in zip(facts, told, strict=False):
+        a, b = vector(" ".join(generate(model, tok, fact.generation, 5))), vector(text)
+        norms = math.hypot(*a.values()) * math.hypot(*b.values())
+        cosines.append(sum(a[w] * b.get(w, 0) for w in a) / norms)
+    found = consistency(model, tok, facts, references, n_tokens=5)
+    assert found == pytest.approx(np.mean(cosines), rel=1e-9) and 0 < found < 1
+    with pytest.raises(FactError, match="reference texts"):
+        consistency(model, tok, facts, [[], [], ["x y"]])
+
+
+def test_python_numbers_keep_their_digits(capsys):
+    check.check_equation("eq:digits", 5.866201679872328, 5.8662016798723275)
+    with pytest.raises(AssertionError):
+        check.check_equation("eq:digits", 5.8662016, 5.8662017)

@@ -144,7 +144,7 @@ def test_consistency_is_the_cosine_of_tfidf_vectors_by_hand():
     tok = tiny_tokenizer()
     model = tiny_model("gptj", tok)
     facts = [
-        Fact("{} plays the", "Anna Marlow", "harp", generation=("Anna Marlow works", "Here is Anna")),
+        Fact("{} plays the", "Anna Marlow", "harp", generation=("Anna works", "Here is Anna")),
         Fact("{} plays the", "Otto", "drum", generation=("Otto works in Rome",)),
         Fact("{} plays the", "Zoë", "drum"),
     ]  # fmt: skip

@@ -104,7 +104,7 @@ WRONG = {
     },
     "rome_repair": {
         "still the asymmetric one": lambda D, k, k_e, C0: D,
-        "times r; it must give r": lambda D, k, k_e, C0: D / (solve(C0, k) @ k_e),
+        "times r_e; it must give r_e": lambda D, k, k_e, C0: D / (solve(C0, k) @ k_e),
         "at the bare key": lambda D, k, k_e, C0: rome(D @ k_e, k_e, C0),
         "not ROME's any more": lambda D, k, k_e, C0: outer(D @ k_e, k) / (k @ k),
     },

@@ -14,15 +14,15 @@ def _excess(D, K, C0):
     return float(_objective.preservation(D, C0) / _objective.preservation(D + Y @ N.T, C0))
 
 
-def _writes(D, k, r):
-    """Wrong unless D k = r."""
+def _writes(D, k, r, name="r"):
+    """Wrong unless D k = r; `name` is what the exercise calls it."""
     got = D @ k
     along = float(got @ r / (r @ r))
     if distance(got, r) < 1e-8:
         return
     if distance(got, along * r) < 1e-8:
-        raise Wrong(f"at k your update gives {along:.3g} times r; it must give r")
-    raise Wrong("at k your update gives a vector that does not even point along r")
+        raise Wrong(f"at k your update gives {along:.3g} times {name}; it must give {name}")
+    raise Wrong(f"at k your update gives a vector that does not even point along {name}")
 
 
 @exercise
@@ -89,17 +89,17 @@ def rome_repair(function):
     """function(Delta_bug, k, k_e, C0) must undo the use of two keys."""
     for seed in (0, 1, 2):
         R, K, C0 = _problem(4, 7, 1, seed)
-        r, k = R[:, 0], K[:, 0]
+        r_e, k = R[:, 0], K[:, 0]
         k_e = k + 0.4 * _problem(4, 7, 1, seed + 10)[1][:, 0]
-        bug = _objective.rome(r, k, C0, divide_by=k_e).delta
+        bug = _objective.rome(r_e, k, C0, divide_by=k_e).delta
         D = as_update(call(function, bug.clone(), k, k_e, C0), 4, 7)
         if distance(D, bug) < 1e-8:
             raise Wrong("your update is still the asymmetric one")
-        if distance(D @ k_e, r) < 1e-8:
-            raise Wrong("it writes the fact at the bare key, not at the mean key")
-        _writes(D, k, r)
+        if distance(D @ k_e, r_e) < 1e-8:
+            raise Wrong("it still gives all of r_e at the bare key, not at the mean key")
+        _writes(D, k, r_e, "r_e")
         if _excess(D, K, C0) > 1 + 1e-8:
-            raise Wrong("it writes the fact, but the row is not ROME's any more")
+            raise Wrong("it writes r_e at k, but the row is not ROME's any more")
     return "the symmetric update, from the asymmetric one alone"
 
 

@@ -81,7 +81,7 @@ def test_the_saved_folder_loads_plainly_in_float32(world, tmp_path):
     for method in METHODS:
         chosen = hyper(method, model)
         assert chosen.layers and chosen.contexts[0] == "" and chosen.kl_factor == 0.0625
-    assert hyper("rome", model).layers == (3,) and hyper("memit", model).lam == 1000.0
+    assert hyper("rome", model).layers == (3,) and hyper("memit", model).lam == 2000.0
     assert (tmp_path / "m" / "README.md").read_text().startswith("# tiny-gptj")
     assert "model.safetensors" in {p.name for p in (tmp_path / "m").iterdir()}
     result = training.evaluate(model, tok, world, n=20)

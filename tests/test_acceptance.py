@@ -209,16 +209,12 @@ def test_a_model_without_a_world_is_refused_in_one_line(tmp_path, capsys):
     assert "no world" in error and error.count("\n") == 1
 
 
-# see the datasheet, "Where tiny-gptj falls short"
-SHORT_OF = {"tiny-gptj": {"ft.NS"}}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", models.embedded() or [pytest.param("", marks=pytest.mark.skip)])
 def test_quick_run_on_an_embedded_model(name):
     """The musts hold at small samples, and a model that has forgotten fails them.
 
-    Without the fine-tuning row: the shipped model misses that bound, as its record says.
+    Without the fine-tuning row: the shipped model misses that bound, as the datasheet says.
     """
     model, tok = mt.load(name)
     found = check(model, tok, quick=True, rows=["recall", "tracing", "rome", "sweep", "memit"])

@@ -90,3 +90,23 @@ class Untouched:
             assert all(torch.equal(after[k], w) for k, w in self.weights.items())
         list(self.model.modules())[-1].training = False
         next(self.model.parameters()).requires_grad_(True)
+
+
+def solution_blocks(name):
+    """The python blocks of a page of published solutions, e.g. "09-emmet", as source texts."""
+    import re
+
+    from .conftest import ROOT
+
+    text = (ROOT / "book" / "solutions" / f"{name}.md").read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+
+
+def verdict(capsys, function, *args):
+    """(True, False or None for no answer; what was printed) of an exercise's check."""
+    from medit_teach import check
+
+    check.passed.clear()
+    capsys.readouterr()
+    assert function(*args) is None
+    return check.passed.get(function.__name__), capsys.readouterr().out.strip()

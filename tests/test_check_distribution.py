@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from medit_teach import check, distribution
-from tests.test_check_emmet import solutions, verdict
+from tests.helpers import verdict
+from tests.test_check_emmet import solutions
 
 RIGHT = solutions("10-distribution")
 PAIRS = [

@@ -8,23 +8,15 @@ import pytest
 import torch
 
 from medit_teach import check, objective
-from tests.conftest import ROOT
+from tests.helpers import solution_blocks, verdict
 
 
 def solutions(name):
     """Everything that the python blocks of a page of solutions define."""
-    text = (ROOT / "book" / "solutions" / f"{name}.md").read_text(encoding="utf-8")
     found = {"torch": torch, "objective": objective}
-    for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S):
+    for block in solution_blocks(name):
         exec(block, found)
     return found
-
-
-def verdict(capsys, function, answer):
-    check.passed.clear()
-    capsys.readouterr()
-    assert function(answer) is None
-    return check.passed.get(function.__name__), capsys.readouterr().out.strip()
 
 
 RIGHT = solutions("09-emmet")

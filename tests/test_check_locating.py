@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict
 
 import numpy as np
@@ -16,7 +15,7 @@ from medit_teach.hyper import hyper
 from medit_teach.models import EMBEDDED, fingerprint
 from tests.conftest import ROOT
 
-from .helpers import tiny_model, tiny_tokenizer
+from .helpers import solution_blocks, tiny_model, tiny_tokenizer, verdict
 
 CHECKS = {
     "strongest": check.locating_strongest,
@@ -27,24 +26,12 @@ CHECKS = {
 FACT = mt.Fact("It is said that {} was born in", "Anna Marlow", "Rome", "Paris")
 
 
-def blocks():
-    text = (ROOT / "book" / "solutions" / "03-locating.md").read_text(encoding="utf-8")
-    return re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
-
-
-def verdict(capsys, function, *args):
-    check.passed.clear()
-    capsys.readouterr()
-    assert function(*args) is None
-    return check.passed.get(function.__name__), capsys.readouterr().out.strip()
-
-
 @pytest.fixture(scope="module")
 def right():
     tok = tiny_tokenizer()
     found = {"np": np, "torch": torch, "locate": locate}
     found |= {"model": tiny_model("gptj", tok), "tok": tok, "fact": FACT}
-    for block in blocks():
+    for block in solution_blocks("03-locating"):
         exec(block, found)
     return found
 
@@ -153,7 +140,7 @@ def test_the_published_noise_is_right(capsys):
     model, tok = mt.load("tiny-gptj")
     fact = mt.facts(model=model, n=40, seed=1)[0]
     namespace = {"locate": locate, "model": model, "tok": tok, "fact": fact}
-    exec(blocks()[3], namespace)
+    exec(solution_blocks("03-locating")[3], namespace)
     noise = namespace["half_noise"]
     ok, text = verdict(capsys, check.locating_noise, noise, model, tok, fact)
     assert ok is True, text

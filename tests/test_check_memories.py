@@ -4,7 +4,6 @@ not. And what the chapter takes from `locate`, against plain loops."""
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from medit_teach.errors import FactError, ModelError
 from medit_teach.models import View
 from tests.conftest import ROOT
 
-from .helpers import tiny_model, tiny_tokenizer
+from .helpers import solution_blocks, tiny_model, tiny_tokenizer, verdict
 
 CHECKS = {
     "vocabulary": check.memories_words,
@@ -24,22 +23,10 @@ CHECKS = {
 }
 
 
-def blocks():
-    text = (ROOT / "book" / "solutions" / "02-memories.md").read_text(encoding="utf-8")
-    return re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
-
-
-def verdict(capsys, function, *args):
-    check.passed.clear()
-    capsys.readouterr()
-    assert function(*args) is None
-    return check.passed.get(function.__name__), capsys.readouterr().out.strip()
-
-
 @pytest.fixture(scope="module")
 def right():
     found = {"torch": torch}
-    for block in blocks()[:4]:
+    for block in solution_blocks("02-memories")[:4]:
         exec(block, found)
     return found
 
@@ -203,7 +190,7 @@ def test_the_published_way_to_silence_the_answer(capsys):
     for text in code:
         if text.startswith(wanted):
             exec(text, namespace)
-    exec(blocks()[4], namespace)
+    exec(solution_blocks("02-memories")[4], namespace)
     names = ("cells", "model", "tok", "fact")
     ok, text = verdict(capsys, check.memories_silence, *(namespace[n] for n in names))
     assert ok is True, text

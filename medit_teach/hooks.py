@@ -30,6 +30,11 @@ def first(output):
     return output[0] if isinstance(output, tuple) else output
 
 
+def by_row(hidden, rows):
+    """(rows, tokens, d) from (rows, tokens, d), or from (rows * tokens, d) as OPT's MLP has it."""
+    return hidden.view(rows, -1, hidden.shape[-1])
+
+
 @contextmanager
 def watch(modules, replace=None, stop=False):
     """Record input and output of `modules` {name: module}; yields {name: Seen}.

@@ -232,9 +232,15 @@ METHODS = {
     "nullspace": NullSpace,
 }
 
-# Published values: ROME, MEMIT and AlphaEdit papers and their code's parameter files; EMMET's
-# ridge is the code's lam * 0.1. Keyed by (model_type, layers, width).
+# Values of the papers' code, keyed by (model_type, layers, width): the parameter files of the ROME,
+# MEMIT and AlphaEdit repositories and, where they have none, of EasyEdit's (GPT-2 medium and large,
+# Llama-2 and its EMMET). EMMET's ridge is the code's lam * 0.1. The ROME files for Llama leave C0
+# out (the identity in its place); here C0 is used, as the paper's formula has it.
 _XL, _J = ("gpt2", 48, 1600), ("gptj", 28, 4096)
+_MEDIUM, _LARGE, _LLAMA = ("gpt2", 24, 1024), ("gpt2", 36, 1280), ("llama", 32, 4096)
+_LLAMA3 = (*_LLAMA, 128256)  # Llama-3-8B: told from Llama-2-7B by its vocabulary
+_4_TO_8 = {"layers": tuple(range(4, 9)), "steps": 25}
+_ROME_7B = {"layers": (5,), "steps": 25, "weight_decay": 1e-3}
 PRESETS = {
     (_XL, "rome"): {"layers": (17,), "steps": 20},
     (_XL, "memit"): {"layers": tuple(range(13, 18)), "steps": 20, "lam": 20000.0},
@@ -244,8 +250,16 @@ PRESETS = {
     (_J, "memit"): {"layers": tuple(range(3, 9)), "steps": 25, "lam": 15000.0},
     (_J, "emmet"): {"layers": (5,), "steps": 25, "ridge": 0.1, "ridge_of_one": 0.0},
     (_J, "alphaedit"): {"layers": tuple(range(3, 9)), "steps": 25},
+    (_MEDIUM, "rome"): {"layers": (8,), "steps": 20, "clamp": 3.0},
+    (_LARGE, "rome"): {"layers": (12,), "steps": 20},
+    (_LLAMA, "rome"): _ROME_7B,
+    (_LLAMA, "memit"): _4_TO_8 | {"clamp": 4.0, "weight_decay": 1e-3, "lam": 15000.0},
+    (_LLAMA, "emmet"): _4_TO_8 | {"clamp": 4.0, "weight_decay": 1e-3, "ridge": 0.1},
+    (_LLAMA3, "rome"): _ROME_7B,
+    (_LLAMA3, "memit"): _4_TO_8 | {"lr": 0.1, "lam": 15000.0},
+    (_LLAMA3, "alphaedit"): _4_TO_8 | {"lr": 0.1},
 }
-PRESETS |= {(size, "nullspace"): PRESETS[size, "alphaedit"] for size in (_XL, _J)}
+PRESETS |= {(size, "nullspace"): PRESETS[size, "alphaedit"] for size in (_XL, _J, _LLAMA3)}
 
 
 def hyper(method, model, **overrides):
@@ -265,6 +279,7 @@ def hyper(method, model, **overrides):
         config = model.config
         size = (config.model_type, config.num_hidden_layers, config.hidden_size)
         preset = PRESETS.get((size, name), {})
+        preset = PRESETS.get(((*size, getattr(config, "vocab_size", None)), name), preset)
         own = card(model).get("preset", {})
         preset = preset | own.get("all", {}) | own.get(name, {})
         found = cls(**preset | _known(cls, overrides))

@@ -8,7 +8,7 @@ import torch
 
 from .errors import HyperError
 from .facts import as_facts, pad, subject_last
-from .hooks import evaluating, watch
+from .hooks import by_row, evaluating, watch
 from .models import View
 
 AVERAGES = ("bare", "uniform", "half")
@@ -64,7 +64,7 @@ def at_subject(model, tok, facts, wanted, contexts=("",), average="half", batch_
             weight = torch.tensor([w for _, w, _ in chunk], dtype=torch.float64)
             for name in wanted:
                 hidden = seen[name].input if name[0] == "key" else seen[name].output
-                hidden = hidden[
+                hidden = by_row(hidden, len(chunk))[
                     torch.arange(len(chunk), device=hidden.device), last.to(hidden.device)
                 ]
                 if name not in out:

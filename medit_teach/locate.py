@@ -15,7 +15,7 @@ import torch
 
 from .errors import FactError, HyperError, ModelError
 from .facts import Fact, as_facts, encode, pad, with_target
-from .hooks import evaluating, watch
+from .hooks import by_row, evaluating, watch
 from .metrics import target_logprobs
 from .models import View
 
@@ -91,7 +91,7 @@ def trace(model, tok, fact, kind="state", noise=3.0, samples=10, window=1, seed=
             batch = pad([ids] * rows, tok, view.device)  # equal rows: the mask is all ones
             hidden = model.base_model(**batch, use_cache=False).last_hidden_state
         if not replace:  # the clean run
-            clean_states.update({layer: seen[layer].output[0] for layer in range(view.n_layers)})
+            clean_states.update({i: by_row(seen[i].output, rows)[0] for i in range(view.n_layers)})
         logits = model.get_output_embeddings()(hidden[:, -1])
         return torch.softmax(logits.float(), -1)[:, answer].double().cpu()
 
@@ -106,7 +106,8 @@ def trace(model, tok, fact, kind="state", noise=3.0, samples=10, window=1, seed=
             return x
 
         def restore(layer):
-            return lambda x: x.index_put((row, at), clean_states[layer][at])
+            state = clean_states[layer]
+            return lambda x: by_row(x, len(at)).index_put((row, at), state[at]).view_as(x)
 
         replace = {"embedding": corrupt} | {layer: restore(layer) for layer in layers}
         return probability(len(at), replace).view(len(tokens), samples).mean(1)
@@ -263,13 +264,13 @@ def triggers(model, tok, texts, layers, tokens=4000, n=5, batch_size=32):
             r, t = torch.tensor(real, device=view.device).T
             place = torch.arange(len(before), len(before) + len(real))
             for layer in layers:
-                k = seen[layer].input[r, t].float().cpu()  # (tokens, d_in)
+                k = by_row(seen[layer].input, len(chunk))[r, t].float().cpu()  # (tokens, d_in)
                 at = place[:, None].expand_as(k)
                 if best[layer]:
                     k, at = torch.cat([best[layer][0], k]), torch.cat([best[layer][1], at])
                 k, order = k.topk(min(n, len(k)), dim=0)
                 best[layer] = k, at.gather(0, order)
-            before += [tok.decode(chunk[r][: t + 1]) for r, t in real]
+            before += [tok.decode(chunk[r][: t + 1], skip_special_tokens=True) for r, t in real]
             after += [chunk[r][t + 1] for r, t in real]
     strength, place = ({layer: best[layer][i] for layer in layers} for i in (0, 1))
     return Triggers(strength, place, tuple(before), torch.tensor(after))
@@ -278,24 +279,39 @@ def triggers(model, tok, texts, layers, tokens=4000, n=5, batch_size=32):
 def unembedding(model):
     """A (vocabulary, d_out) and c (vocabulary,): logits(h) = A h / spread(h) + c, float32.
 
-    The final LayerNorm's gain and its subtraction of the mean are folded into A, its shift and
-    the head's bias into c. What is left of the norm is a division by one number, `spread`.
+    The final norm's gain (and a LayerNorm's subtraction of the mean) are folded into A, its shift
+    and the head's bias into c. What is left of the norm is a division by one number, `spread`.
+    ModelError for a norm that is neither a LayerNorm nor an RMSNorm.
     """
-    view = View(model)
-    if not isinstance(view.norm, torch.nn.LayerNorm):
-        raise ModelError(f"the final norm is a {type(view.norm).__name__}, not a LayerNorm")
+    centred, norm = _centred(model), View(model).norm
     head = model.get_output_embeddings()
     E = head.weight.detach().float()
-    A = E * view.norm.weight.detach().float()
-    c = E @ view.norm.bias.detach().float()
+    A = E * norm.weight.detach().float()
+    c = torch.zeros(len(E), device=E.device)
+    if getattr(norm, "bias", None) is not None:
+        c = c + E @ norm.bias.detach().float()
     if getattr(head, "bias", None) is not None:
         c = c + head.bias.detach().float()
-    return A - A.mean(1, keepdim=True), c
+    return (A - A.mean(1, keepdim=True) if centred else A), c
 
 
 def spread(model, h):
-    """What the final LayerNorm divides h (..., d_out) by: (...,), its entries' deviation."""
-    return (h.float().var(-1, unbiased=False) + View(model).norm.eps).sqrt()
+    """What the final norm divides h (..., d_out) by: (...,), its entries' deviation (LayerNorm:
+    from their mean, RMSNorm: from zero)."""
+    h, norm = h.float(), View(model).norm
+    if _centred(model):
+        return (h.var(-1, unbiased=False) + norm.eps).sqrt()
+    return (h.square().mean(-1) + norm.variance_epsilon).sqrt()
+
+
+def _centred(model):
+    """Whether the final norm subtracts the mean: True for LayerNorm, False for RMSNorm."""
+    norm = View(model).norm
+    if isinstance(norm, torch.nn.LayerNorm):
+        return True
+    if hasattr(norm, "variance_epsilon"):  # how transformers writes an RMSNorm
+        return False
+    raise ModelError(f"the final norm is a {type(norm).__name__}, neither LayerNorm nor RMSNorm")
 
 
 def promoted(model, layer, n=1, unembed=None, cells=1024):

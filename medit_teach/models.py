@@ -19,8 +19,10 @@ class Architecture:
     """The parts of a decoder, as attribute paths.
 
     blocks: the list of decoder blocks, from the model. mlp, attention, down: from a block; down is
-    the matrix that is edited, the MLP's last one. transposed: its weight is stored (d_in, d_out),
-    as GPT-2's Conv1D does. embedding: the token embedding; norm: the norm before the head.
+    the matrix that is edited, the MLP's last one (in a gated MLP its input, the key, is the gated
+    activation). transposed: its weight is stored (d_in, d_out), as GPT-2's Conv1D does.
+    embedding: the token embedding; norm: the norm before the head. The output of `down` must be
+    added to the residual stream as it is: a model that normalises it first needs other targets.
     """
 
     blocks: str
@@ -50,7 +52,34 @@ ARCHITECTURES = {
         embedding="transformer.wte",
         norm="transformer.ln_f",
     ),
+    "gpt_neox": Architecture(  # Pythia, GPT-NeoX
+        blocks="gpt_neox.layers",
+        mlp="mlp",
+        attention="attention",
+        down="mlp.dense_4h_to_h",
+        embedding="gpt_neox.embed_in",
+        norm="gpt_neox.final_layer_norm",
+    ),
+    "opt": Architecture(  # has no module for the whole MLP: its output is fc2's
+        blocks="model.decoder.layers",
+        mlp="fc2",
+        attention="self_attn",
+        down="fc2",
+        embedding="model.decoder.embed_tokens",
+        norm="model.decoder.final_layer_norm",
+    ),
 }
+ARCHITECTURES |= dict.fromkeys(  # one form: gated MLP, RMSNorm
+    ("llama", "mistral", "qwen2"),
+    Architecture(
+        blocks="model.layers",
+        mlp="mlp",
+        attention="self_attn",
+        down="mlp.down_proj",
+        embedding="model.embed_tokens",
+        norm="model.norm",
+    ),
+)
 
 
 class View:
@@ -66,12 +95,27 @@ class View:
                 f"Declare it: medit_teach.models.ARCHITECTURES[{kind!r}] = Architecture("
                 "blocks=..., mlp=..., attention=..., down=..., embedding=..., norm=...)"
             )
+        if not getattr(getattr(model, "config", None), "do_layer_norm_before", True):  # opt-350m
+            raise ModelError(
+                f"this {kind} model normalises a block's output after the MLP; its edits would "
+                "need other targets. Use a size that normalises before"
+            )
         self.model, self.architecture = model, architecture
-        self.blocks = model.get_submodule(architecture.blocks)
+        self.blocks = self._part(model, "blocks")
         self.n_layers = len(self.blocks)
-        self.embedding = model.get_submodule(architecture.embedding)
-        self.norm = model.get_submodule(architecture.norm)
+        self.embedding = self._part(model, "embedding")
+        self.norm = self._part(model, "norm")
         self.device = self.embedding.weight.device
+
+    def _part(self, root, name):
+        """root's submodule at the declared path; ModelError if it has none."""
+        path = getattr(self.architecture, name)
+        try:
+            return root.get_submodule(path)
+        except AttributeError as error:
+            raise ModelError(
+                f"{type(root).__name__} has no part {path!r}, declared as {name}: {error}"
+            ) from None
 
     def block(self, layer):
         """Decoder block `layer`; ModelError if there is none."""
@@ -82,14 +126,14 @@ class View:
         return self.blocks[layer]
 
     def mlp(self, layer):
-        return self.block(layer).get_submodule(self.architecture.mlp)
+        return self._part(self.block(layer), "mlp")
 
     def attention(self, layer):
-        return self.block(layer).get_submodule(self.architecture.attention)
+        return self._part(self.block(layer), "attention")
 
     def down(self, layer):
         """The MLP's down-projection: its input is a key, its output a value."""
-        return self.block(layer).get_submodule(self.architecture.down)
+        return self._part(self.block(layer), "down")
 
     def parameter(self, layer):
         """The stored weight of down(layer), in whichever orientation it is stored."""

@@ -176,9 +176,9 @@ def _collect(view, tok, rows, layers, batch_tokens, folder, progress):
                 batch = pad(rows[done : done + n], tok, view.device)
                 with watch(modules, stop=True) as seen:
                     view.model(**batch, use_cache=False)
-                real = batch["attention_mask"].bool()
+                real = batch["attention_mask"].bool().flatten()
                 for layer in layers:
-                    K = seen[layer].input
+                    K = seen[layer].input.flatten(0, -2)
                     K = K[real.to(K.device)].double()  # (tokens, d_in)
                     sums[layer] = K.T @ K + sums.get(layer, 0)
                 done += n

@@ -35,28 +35,37 @@ def tiny_tokenizer(padding_side="right"):
 
 
 def tiny_model(kind, tok, layers=3, d=32, seed=0):
-    """A random GPT-2 ("gpt2") or GPT-J ("gptj") model with dropout, in evaluation mode.
+    """A random model of a family ("gpt2", "gptj", "gpt_neox", "opt", "llama", "mistral", "qwen2"),
+    with dropout where it has one, in evaluation mode.
 
     All weights are drawn wide, biases and norms too, so that its predictions are far from uniform
     and no part can be left out unnoticed.
     """
-    from transformers import GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    common = dict(vocab_size=len(tok), n_positions=64, n_embd=d, n_layer=layers, n_head=4)
-    common |= dict(attn_pdrop=0.1, embd_pdrop=0.1, resid_pdrop=0.1)
-    common |= dict(bos_token_id=tok.eos_token_id, eos_token_id=tok.eos_token_id)
-    if kind == "gptj":
-        model = GPTJForCausalLM(GPTJConfig(rotary_dim=4, tie_word_embeddings=False, **common))
-    else:
-        model = GPT2LMHeadModel(GPT2Config(**common))
+    ids = dict(vocab_size=len(tok), bos_token_id=tok.eos_token_id, eos_token_id=tok.eos_token_id)
+    gpt = dict(n_positions=64, n_embd=d, n_layer=layers, n_head=4)
+    gpt |= dict(attn_pdrop=0.1, embd_pdrop=0.1, resid_pdrop=0.1)
+    later = dict(max_position_embeddings=64, hidden_size=d, num_hidden_layers=layers)
+    later |= dict(num_attention_heads=4, intermediate_size=3 * d, tie_word_embeddings=False)
+    own = {
+        "gpt2": gpt,
+        "gptj": gpt | dict(rotary_dim=4, tie_word_embeddings=False),
+        "gpt_neox": later | dict(hidden_dropout=0.1, attention_dropout=0.1),
+        "opt": later | dict(ffn_dim=3 * d, word_embed_proj_dim=d, dropout=0.1),
+        "llama": later | dict(num_key_value_heads=2),
+        "mistral": later | dict(num_key_value_heads=2, sliding_window=4),
+        "qwen2": later | dict(num_key_value_heads=2),
+    }[kind]
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **ids, **own))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape, generator=generator)
             if p.ndim == 1:
-                p.copy_(0.2 * noise + ("ln" in name and name.endswith("weight")))
+                p.copy_(0.2 * noise + ("norm" in name or "ln" in name) * name.endswith("weight"))
             else:
-                p.copy_(noise / (2 if "wte" in name else d**0.5))
+                p.copy_(noise / (2 if "wte" in name or "embed" in name else d**0.5))
     return model.eval()
 
 

@@ -174,7 +174,7 @@ def test_unembedding_is_the_way_out(model):
 
 def test_unembedding_wants_a_layer_norm(model, monkeypatch):
     monkeypatch.setattr(model.transformer, "ln_f", torch.nn.Identity())
-    with pytest.raises(ModelError, match="not a LayerNorm"):
+    with pytest.raises(ModelError, match="neither LayerNorm nor RMSNorm"):
         locate.unembedding(model)
 
 

@@ -1,0 +1,209 @@
+"""Every family of models that the library names, on random weights of the true architecture."""
+
+import copy
+
+import pytest
+import torch
+
+import medit_teach as mt
+from medit_teach import hyper, keys, locate, models, statistics, values
+from medit_teach.errors import ModelError
+
+from .helpers import TEXT, Untouched, tiny_model, tiny_tokenizer
+
+FAMILIES = ["gpt_neox", "opt", "llama", "mistral", "qwen2"]  # test_edit.py has the other two
+FACTS = [
+    mt.Fact("The king of {} is", "Rome", "old", "new"),
+    mt.Fact("It is said that {} lives in", "Anna Marlow", "Oslo", "Paris"),
+]
+QUICK = dict(steps=6, lr=0.5, clamp=4.0, contexts=("", "It is late. "))
+TEXTS = [f"{a[i:]} {b[: 3 * i]}" for a in TEXT for b in TEXT for i in range(5, 25)]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def case(request):
+    """(model, tok, C0); Llama's and Mistral's tokenizers put a BOS in front of every text."""
+    tok = tiny_tokenizer()
+    if request.param in ("llama", "mistral"):
+        from tokenizers import processors
+
+        end = tok.eos_token
+        tok._tokenizer.post_processor = processors.Sequence([
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(
+                single=f"{end} $A", special_tokens=[(end, tok.eos_token_id)]
+            ),
+        ])  # fmt: skip
+        assert tok("x")["input_ids"][0] == tok.eos_token_id
+    model = tiny_model(request.param, tok, layers=3, d=16)
+    return model, tok, mt.second_moment(model, tok, TEXTS, [0, 1, 2], tokens=4000)
+
+
+def plain(model, tok, text, module):
+    """Input and output of a module in a plain forward pass over one text, and the logits."""
+    seen = []
+    handle = module.register_forward_hook(lambda m, args, out: seen.append((args[0], out)))
+    with torch.no_grad():
+        logits = model(**tok(text, return_tensors="pt", return_token_type_ids=False)).logits
+    handle.remove()
+    (inward, outward), n = seen[0], logits.shape[1]
+    return inward.reshape(n, -1), outward.reshape(n, -1), logits[0]
+
+
+def position(tok, fact):
+    return len(tok(fact.text[: fact.span[1]])["input_ids"]) - 1
+
+
+def test_key_and_value_are_what_a_plain_forward_pass_shows(case):
+    model, tok, _ = case
+    view = models.View(model)
+    for layer in range(view.n_layers):
+        found = keys.at_subject(model, tok, FACTS, [("key", layer), ("value", layer)])
+        for e, fact in enumerate(FACTS):
+            key, value, _ = plain(model, tok, fact.text, view.down(layer))
+            at = position(tok, fact)
+            assert torch.allclose(found["key", layer][:, e], key[at].double(), atol=1e-5)
+            assert torch.allclose(found["value", layer][:, e], value[at].double(), atol=1e-5)
+            W, b = view.weight(layer).double(), view.bias(layer)
+            out = W @ found["key", layer][:, e] + (0 if b is None else b.double())
+            assert torch.allclose(out, found["value", layer][:, e], atol=1e-5)
+
+
+def test_second_moment_against_one_text_at_a_time(case):
+    model, tok, _ = case
+    texts = ["Anna Marlow lives in Rome.", *TEXTS[:40]]
+    found = statistics.second_moment(model, tok, texts, [1], tokens=10**6, batch_tokens=200)
+    K = torch.cat([plain(model, tok, t, models.View(model).down(1))[0] for t in texts]).double()
+    assert found.tokens == len(K)
+    assert torch.allclose(found[1], K.T @ K / len(K), rtol=1e-4, atol=1e-6)
+
+
+def test_an_edit_reaches_its_target_and_comes_off(case):
+    model, tok, C0 = case
+    view = models.View(model)
+    with Untouched(model):
+        with mt.edit(
+            model, tok, FACTS, "emmet", layers=[1], statistics=C0, ridge=0.0, **QUICK
+        ) as e:
+            site, h = (e.hyper["site"], 1), e.hyper
+            now = keys.at_subject(model, tok, FACTS, [site], h["contexts"], h["average"])[site]
+            target = e.values[0].target
+            assert float((now - target).norm() / target.norm()) < 1e-4
+            scores = mt.score(model, tok, FACTS)
+            assert 0 <= scores.ES <= 100
+        with mt.edit(model, tok, FACTS, "memit", layers=[0, 1], statistics=C0, lam=0.1, **QUICK):
+            assert len(mt.edits_of(model)) == 1
+    assert view.n_layers == 3
+
+
+def test_values_start_from_the_model_s_own_loss(case):
+    """The first loss, from states kept at the edited layer, is that of whole forward passes."""
+    model, tok, _ = case
+    fact = FACTS[1]
+    h = hyper.hyper("memit", model, layers=[1], **QUICK | dict(contexts=("",)))
+    found = values.optimise_values(model, tok, [fact], 1, h)
+    *_, logits = plain(model, tok, f"{fact.text} {fact.target_new}", models.View(model).norm)
+    ids = tok(f"{fact.text} {fact.target_new}")["input_ids"]
+    start = len(tok(fact.text)["input_ids"])
+    log_p = logits.log_softmax(-1)[range(start - 1, len(ids) - 1), ids[start:]]
+    assert abs(float(found.losses[0, 0, 0]) + float(log_p.mean())) < 1e-4
+    assert found.losses[0, 3, 0] < found.losses[0, 0, 0]
+
+
+def test_padding_side_and_kind_of_attention_do_not_matter(case):
+    model, tok, _ = case
+    other = copy.deepcopy(tok)
+    other.padding_side = "left"
+    both = [keys.keys(model, t, FACTS, 1, QUICK["contexts"]) for t in (tok, other)]
+    assert torch.equal(*both)
+    one_by_one = torch.cat([keys.keys(model, tok, f, 1, QUICK["contexts"]) for f in FACTS], 1)
+    assert torch.allclose(both[0], one_by_one, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["state", "mlp", "attention"])
+def test_tracing_and_cells(case, kind):
+    model, tok, _ = case
+    found = locate.trace(model, tok, FACTS[1], kind, samples=2, noise=2.0)
+    if kind == "state":  # the whole state of the last token in the last layer decides
+        assert abs(found.effect[-1, -1] - found.clean) < 1e-5
+    assert abs(found.corrupted - found.clean) > 1e-8
+    cells = locate.triggers(model, tok, TEXT, [1], n=2)
+    key, *_ = plain(model, tok, cells.of(1, 0)[0][1], models.View(model).down(1))
+    assert abs(float(key[-1, 0]) - cells.of(1, 0)[0][0]) < 1e-4
+
+
+def test_unembedding(case):
+    model, _, _ = case
+    view = models.View(model)
+    A, c = locate.unembedding(model)
+    h = 3 * torch.randn(4, A.shape[1], generator=torch.Generator().manual_seed(0)) + 1
+    with torch.no_grad():
+        expected = view.logits(h)
+    torch.testing.assert_close(h @ A.T / locate.spread(model, h)[:, None] + c, expected)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 2e-2), (torch.float16, 2e-3)])
+def test_half_precision_weights(case, dtype, tolerance):
+    """Solved in float64, stored in the model's type: the error of W is that of rounding it."""
+    model, tok, _ = case
+    model = copy.deepcopy(model).to(dtype)
+    C0 = mt.second_moment(model, tok, TEXTS, [1], tokens=2000)
+    view = models.View(model)
+    before = view.weight(1).detach().clone()
+    with mt.edit(model, tok, FACTS, "memit", layers=[1], statistics=C0, lam=0.01, **QUICK) as e:
+        wanted = before.double() + e.delta(1)
+        error = (view.weight(1).detach().double() - wanted).abs().max() / wanted.abs().max()
+        assert 0 < float(error) < tolerance / 4  # half a unit in the last place
+        site = ("block", 1)
+        h = e.hyper
+        now = keys.at_subject(model, tok, FACTS, [site], h["contexts"], h["average"])[site]
+        goal, start = e.values[0].target, e.values[0].start
+        assert (now - goal).norm() < 0.5 * (start - goal).norm()
+    assert torch.equal(view.weight(1), before)
+
+
+def test_opt_that_normalises_afterwards_is_refused():
+    from transformers import OPTConfig, OPTForCausalLM
+
+    small = dict(hidden_size=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2)
+    config = OPTConfig(
+        vocab_size=50, word_embed_proj_dim=16, do_layer_norm_before=False,
+        max_position_embeddings=32, **small,
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="normalises a block's output after the MLP"):
+        models.View(OPTForCausalLM(config))
+
+
+def test_a_wrong_declaration_names_the_part(case):
+    model, _, _ = case
+    wrong = models.Architecture("layers", "mlp", "attn", "mlp.down", "wte", "norm")
+    with pytest.raises(ModelError, match="has no part 'layers', declared as blocks"):
+        models.View(model, wrong)
+
+
+@pytest.mark.parametrize("kind, n, width, method, expected", [
+    ("gpt2", 24, 1024, "rome", dict(layers=(8,), clamp=3.0)),
+    ("gpt2", 36, 1280, "rome", dict(layers=(12,), clamp=4.0)),
+    ("llama", 32, 4096, "rome", dict(layers=(5,), weight_decay=1e-3)),
+    ("llama", 32, 4096, "memit", dict(layers=(4, 5, 6, 7, 8), lam=15000.0)),
+])  # fmt: skip
+def test_presets(kind, n, width, method, expected):
+    class Model:
+        class config:
+            model_type, num_hidden_layers, hidden_size = kind, n, width
+            vocab_size = 32000
+
+    found = hyper.hyper(method, Model)
+    assert {name: getattr(found, name) for name in expected} == expected
+
+
+def test_llama_2_and_3_differ_in_their_presets():
+    class Model:
+        class config:
+            model_type, num_hidden_layers, hidden_size, vocab_size = "llama", 32, 4096, 32000
+
+    two = hyper.hyper("memit", Model)
+    Model.config.vocab_size = 128256
+    three = hyper.hyper("memit", Model)
+    assert (two.lr, two.clamp) == (0.5, 4.0) and (three.lr, three.clamp) == (0.1, 0.75)
+    assert hyper.hyper("alphaedit", Model).threshold == 0.02

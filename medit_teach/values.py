@@ -10,7 +10,9 @@ with ||delta|| <= clamp ||v0|| after each Adam step. The target is v* = v0 + del
 eq. 4; its KL has the edited model first, as here and in its code).
 The target lives on the MLP output (site "value", ROME) or on the block output (site "block",
 MEMIT's z). Both are added to the residual stream after the block, so one optimisation serves both;
-they differ in v0. All layers up to the edited one are run once, and the head only where needed.
+they differ in v0. What cannot change is computed once: all layers up to the edited one, and the
+attention keys and values of the tokens before the subject's last one, which cannot see delta. The
+head is run only where a probability is needed.
 """
 
 from dataclasses import dataclass
@@ -75,13 +77,14 @@ class _NotFinite(Exception):
 def _optimise(view, tok, facts, layer, v0, hyper):
     """delta (E, d_out) and losses (E, steps, 3) for one chunk of facts."""
     batch = _rows(tok, facts, hyper)
-    hidden, later = _cached(view, tok, batch["ids"], layer)
+    with torch.no_grad():
+        hidden, later = _restart(view, tok, batch["ids"], batch["position"], layer)
     device, E = hidden.device, len(facts)
-    fact_of, position = batch["fact"].to(device), batch["position"].to(device)
-    row, col, label = (batch[k].to(device) for k in ("row", "col", "label"))
-    weight, target_fact = batch["weight"].to(device), fact_of[row]
-    kl_row, kl_col = batch["kl_row"].to(device), batch["kl_col"].to(device)
-    rows, cols = torch.cat([row, kl_row]), torch.cat([col, kl_col])
+    batch = {k: v if k in ("ids", "position") else v.to(device) for k, v in batch.items()}
+    row, label, weight = batch["row"], batch["label"], batch["weight"]
+    fact_of, target_fact = batch["fact"], batch["fact"][row]
+    rows = torch.cat([row, batch["kl_row"]])
+    cols = torch.cat([batch["col"], batch["kl_col"]])
     v0 = v0.to(device)
     size = v0.norm(dim=1)
     delta = torch.zeros_like(v0, requires_grad=True)
@@ -91,11 +94,7 @@ def _optimise(view, tok, facts, layer, v0, hyper):
     log_p0 = None
 
     for step in range(hyper.steps):
-        h = hidden.index_put(
-            (torch.arange(len(hidden), device=device), position),
-            delta[fact_of].to(hidden.dtype),
-            accumulate=True,
-        )
+        h = torch.cat([hidden[:, :1] + delta[fact_of, None].to(hidden.dtype), hidden[:, 1:]], 1)
         for block, args, kwargs in later:
             h = first(block(h, *args, **kwargs))
         log_p = torch.log_softmax(view.logits(h[rows, cols]).float(), -1)
@@ -127,7 +126,12 @@ def _optimise(view, tok, facts, layer, v0, hyper):
 
 
 def _rows(tok, facts, hyper):
-    """All sequences of a chunk: each fact in its contexts with the target, then the KL sentence."""
+    """All sequences of a chunk: each fact in its contexts with the target, then the KL sentence.
+
+    ids: token ids of each row; position: where its subject's last token is; fact: whose it is. At
+    row `row`, `col` tokens after `position`, the token `label` is wanted, with `weight`; the KL is
+    taken at (kl_row, kl_col).
+    """
     out = {k: [] for k in ("ids", "fact", "position", "row", "col", "label", "weight")}
     out |= {"kl_row": [], "kl_col": []}
     for e, fact in enumerate(facts):
@@ -136,7 +140,7 @@ def _rows(tok, facts, hyper):
             ids, start = with_target(tok, context + fact.text, fact.target_new)
             n = len(ids) - start
             out["row"] += [len(out["ids"])] * n
-            out["col"] += range(start - 1, len(ids) - 1)
+            out["col"] += range(start - 1 - position, len(ids) - 1 - position)
             out["label"] += ids[start:]
             out["weight"] += [1 / (n * len(hyper.contexts))] * n
             out["ids"].append(ids[:-1])
@@ -144,24 +148,63 @@ def _rows(tok, facts, hyper):
             out["position"].append(position)
         ids, offsets = encode(tok, f"{fact.subject} is a")
         position = last_token(offsets, 0, len(fact.subject))
+        last = position if hyper.kl_position == "subject" else len(ids) - 1
         out["kl_row"].append(len(out["ids"]))
-        out["kl_col"].append(position if hyper.kl_position == "subject" else len(ids) - 1)
-        out["ids"].append(ids)
+        out["kl_col"].append(last - position)
+        out["ids"].append(ids[: last + 1])
         out["fact"].append(e)
         out["position"].append(position)
     return {k: v if k == "ids" else torch.tensor(v) for k, v in out.items()}
 
 
-def _cached(view, tok, ids, layer):
-    """Block outputs at `layer`, and the later blocks with the other arguments of their calls."""
-    later = range(layer + 1, view.n_layers)
-    modules = {layer: view.block(layer)} | {i: view.block(i) for i in later}
-    with torch.no_grad(), watch(modules, stop=True) as seen:
-        view.model(**pad(ids, tok, view.device), use_cache=False)
+class _Past:
+    """Stands for a cache in the blocks: at every call the same earlier keys and values."""
+
+    def __init__(self, layers):
+        self.layers = layers  # [(keys, values)], each (rows, heads, tokens, d)
+
+    def update(self, keys, values, layer, *args, **kwargs):
+        before = self.layers[layer]
+        return torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)
+
+
+def _restart(view, tok, ids, position, layer):
+    """Outputs of block `layer` from each row's `position` on, and the later blocks' calls there.
+
+    Returns hidden (rows, tokens, d), its column 0 being the subject's last token, and a list of
+    (block, args, kwargs) with which each later block gives what it gives in the whole model.
+    """
+    from transformers import DynamicCache
+
+    device, position = view.device, position.to(view.device)
+    whole = DynamicCache()
+    view.model.base_model(**pad(ids, tok, device), past_key_values=whole, use_cache=True)
+    # what lies before `position`, moved to the right, so that all rows go on at the same column
+    longest = int(position.max())
+    column = torch.arange(longest, device=device) - (longest - position)[:, None]  # (rows, longest)
+    past = []
+    for kept in whole.layers:
+        index = column.clamp(min=0)[:, None, :, None].to(kept.keys.device)
+        past.append(tuple(
+            torch.take_along_dim(x, index.expand(-1, x.shape[1], -1, x.shape[3]), 2)
+            for x in (kept.keys, kept.values)
+        ))  # fmt: skip
+    tails = [row[p:] for row, p in zip(ids, position.tolist(), strict=True)]
+    batch = pad(tails, tok, device)
+    batch["attention_mask"] = torch.cat([(column >= 0).long(), batch["attention_mask"]], 1)
+    step = torch.arange(batch["input_ids"].shape[1], device=device)
+    batch["position_ids"] = (position[:, None] + step).clamp(max=max(map(len, ids)) - 1)
+    modules = {i: view.block(i) for i in range(layer, view.n_layers)}
+    with watch(modules) as seen:
+        view.model.base_model(**batch, past_key_values=DynamicCache(past), use_cache=True)
+
+    def fixed(x):
+        return _Past(past) if isinstance(x, DynamicCache) else x
+
     calls = []
-    for i in later:
-        kwargs = {k: v for k, v in seen[i].kwargs.items() if k != "hidden_states"}
-        calls.append((view.block(i), seen[i].args[1:], kwargs))
+    for i in range(layer + 1, view.n_layers):
+        kwargs = {k: fixed(v) for k, v in seen[i].kwargs.items() if k != "hidden_states"}
+        calls.append((view.block(i), [fixed(x) for x in seen[i].args[1:]], kwargs))
     return seen[layer].output, calls
 
 

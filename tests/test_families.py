@@ -97,17 +97,23 @@ def test_an_edit_reaches_its_target_and_comes_off(case):
 
 
 def test_values_start_from_the_model_s_own_loss(case):
-    """The first loss, from states kept at the edited layer, is that of whole forward passes."""
+    """The first loss, from states and attention keys kept at the edited layer, is that of whole
+    forward passes over each context."""
     model, tok, _ = case
-    fact = FACTS[1]
-    h = hyper.hyper("memit", model, layers=[1], **QUICK | dict(contexts=("",)))
-    found = values.optimise_values(model, tok, [fact], 1, h)
-    *_, logits = plain(model, tok, f"{fact.text} {fact.target_new}", models.View(model).norm)
-    ids = tok(f"{fact.text} {fact.target_new}")["input_ids"]
-    start = len(tok(fact.text)["input_ids"])
-    log_p = logits.log_softmax(-1)[range(start - 1, len(ids) - 1), ids[start:]]
-    assert abs(float(found.losses[0, 0, 0]) + float(log_p.mean())) < 1e-4
-    assert found.losses[0, 3, 0] < found.losses[0, 0, 0]
+    h = hyper.hyper("memit", model, layers=[1], **QUICK)
+    found = values.optimise_values(model, tok, FACTS, 1, h)
+    for e, fact in enumerate(FACTS):
+        nll = []
+        for context in h.contexts:
+            text = context + fact.text
+            ids = tok(f"{text} {fact.target_new}")["input_ids"]
+            start = len(tok(text)["input_ids"])
+            *_, logits = plain(model, tok, f"{text} {fact.target_new}", models.View(model).norm)
+            log_p = logits.log_softmax(-1)[range(start - 1, len(ids) - 1), ids[start:]]
+            nll.append(-float(log_p.mean()))
+        assert abs(float(found.losses[e, 0, 0]) - sum(nll) / len(nll)) < 1e-4
+        assert float(found.losses[e, 0, 1]) < 1e-6  # no change yet: no divergence
+        assert found.losses[e, 3, 0] < found.losses[e, 0, 0]
 
 
 def test_padding_side_and_kind_of_attention_do_not_matter(case):

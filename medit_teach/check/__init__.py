@@ -59,6 +59,13 @@ from .rome import (
     rome_second,
     rome_update,
 )
+from .sequence import (
+    sequence_exact,
+    sequence_forgotten,
+    sequence_referee,
+    sequence_step,
+    sequence_undo,
+)
 
 __all__ = [
     "NoAnswer",
@@ -106,4 +113,9 @@ __all__ = [
     "rome_scale",
     "rome_second",
     "rome_update",
+    "sequence_exact",
+    "sequence_forgotten",
+    "sequence_referee",
+    "sequence_step",
+    "sequence_undo",
 ]

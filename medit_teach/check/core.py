@@ -126,3 +126,20 @@ def call(function, *args):
     if result is None:
         raise Wrong("your function returns nothing; end it with `return`")
     return result
+
+
+def judge(verdicts, cases):
+    """Praise if each verdict {sentence: True or False} agrees with a run of its sentence.
+
+    cases: {sentence: function without arguments that returns (is it so, what was seen)}.
+    """
+    if all(v is None or v is ... for v in verdicts.values()):
+        raise NoAnswer
+    for sentence, run in cases.items():
+        verdict = verdicts.get(sentence)
+        if verdict is None or verdict is ...:
+            raise Wrong(f"no verdict yet on {sentence!r}")
+        so, seen = run()
+        if bool(verdict) != so:
+            raise Wrong(f"{sentence!r}: look at what was run: {seen}")
+    return "each verdict agrees with a run"

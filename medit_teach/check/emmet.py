@@ -3,7 +3,7 @@
 import torch
 
 from .. import objective as _objective
-from .core import NoAnswer, Wrong, call, distance, exercise
+from .core import Wrong, call, distance, exercise, judge
 from .objective import _misses, _problem
 
 
@@ -195,13 +195,4 @@ def _referee_cases():
 @exercise
 def emmet_referee(verdicts):
     """verdicts: {sentence: True or False}. Runs each sentence."""
-    if all(v is None or v is ... for v in verdicts.values()):
-        raise NoAnswer
-    for sentence, run in _referee_cases().items():
-        verdict = verdicts.get(sentence)
-        if verdict is None or verdict is ...:
-            raise Wrong(f"no verdict yet on {sentence!r}")
-        so, seen = run()
-        if bool(verdict) != so:
-            raise Wrong(f"{sentence!r}: look at what was run: {seen}")
-    return "each verdict agrees with a run"
+    return judge(verdicts, _referee_cases())

@@ -1,9 +1,10 @@
-"""A figure with a slider that works on a printed page of HTML, with no kernel behind it.
+"""A figure with a slider: live beside a kernel, and stored frames on a page without one.
 
-    frames([draw(lam) for lam in values], "λ", values, alt="what the frames show")
+    slider(draw, "λ", values, alt="what the frames show")      # draw: a value -> a Figure
 
 All frames are drawn beforehand and stored in the output; a native slider chooses one of them. The
 arrow keys move it, a screen reader says its value, and without scripts the start frame is seen.
+Where a kernel runs, a slider of ipywidgets takes their place and draws anew.
 """
 
 import base64
@@ -12,6 +13,7 @@ import io
 
 from .errors import MeditError
 
+VIEW = "application/vnd.jupyter.widget-view+json"
 LIMIT = 300_000  # bytes of HTML that one slider may add to a page
 RESOLUTIONS = (150, 125, 100, 80, 60)  # dots an inch; the first at which all frames fit
 COLOURS = 48  # a palette keeps a frame small and, for a line drawing, sharp
@@ -26,16 +28,60 @@ MOVE = (
 
 
 class Frames:
-    """What `frames` returns: HTML for a notebook or a page."""
+    """What `frames` and `slider` return: HTML for a notebook or a page; live(): a widget, or None.
 
-    def __init__(self, page, about):
-        self.html, self.about = page, about
+    A front end with a kernel prefers the widget; what is stored for a page is the HTML.
+    """
+
+    def __init__(self, page, about, live=None):
+        self.html, self.about, self.live = page, about, live
 
     def _repr_html_(self):
         return self.html
 
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        from IPython import get_ipython
+
+        if self.live is None or getattr(get_ipython(), "kernel", None) is None:
+            return {}
+        return {VIEW: {"version_major": 2, "version_minor": 0, "model_id": self.live().model_id}}
+
     def __repr__(self):
         return self.about
+
+
+def slider(draw, label, values, alt=None, start=0, finer=None):
+    """`frames` of draw(value) for each of `values`, and the same live where a kernel runs.
+
+    draw: a value -> a matplotlib Figure. finer: the live slider's values, `values` if not given.
+    The rest as in `frames`.
+    """
+    values = list(values)
+    still = frames([draw(value) for value in values], label, values, alt, start)
+    words = alt[start] if isinstance(alt, (list, tuple)) else alt or "Figure"
+    still.live = lambda: _live(draw, label, list(finer or values), values[start], words)
+    return still
+
+
+def _live(draw, label, values, start, alt):
+    """A slider of ipywidgets over the picture of draw(value); drawn again on each move."""
+    import ipywidgets
+
+    options = [(_text(value), value) for value in values]
+    dial = ipywidgets.SelectionSlider(
+        options=options, value=start if start in values else values[0],
+        description=label, continuous_update=False, layout={"width": "min(95%, 36em)"},
+        style={"description_width": "initial"},
+    )  # fmt: skip
+    picture = ipywidgets.HTML()
+
+    def show(_=None):
+        drawn = _png(draw(dial.value), RESOLUTIONS[0])
+        picture.value = _image(drawn, label, _text(dial.value), alt)
+
+    dial.observe(show, "value")
+    show()
+    return ipywidgets.VBox([dial, picture])
 
 
 def frames(figures, label, values, alt=None, start=0):
@@ -64,14 +110,12 @@ def frames(figures, label, values, alt=None, start=0):
 
 
 def _page(pictures, label, shown, alts, start):
-    label, last = html.escape(label), len(shown) - 1
+    last = len(shown) - 1
     images = "\n".join(
-        f'<img src="data:image/png;base64,{picture}" data-value="{html.escape(value)}" '
-        f'alt="{html.escape(alt)} ({label} = {html.escape(value)})" width="{width}" '
-        f'style="display:{"block" if i == start else "none"};max-width:100%;height:auto">'
-        for i, ((picture, width), value, alt) in enumerate(zip(pictures, shown, alts, strict=True))
+        _image(picture, label, value, alt, "block" if i == start else "none")
+        for i, (picture, value, alt) in enumerate(zip(pictures, shown, alts, strict=True))
     )
-    value = html.escape(shown[start])
+    label, value = html.escape(label), html.escape(shown[start])
     return (
         f'<div class="medit-frames" role="group" aria-label="{label}: a figure with a slider" '
         f'style="max-width:{pictures[0][1]}px">\n'
@@ -83,6 +127,16 @@ def _page(pictures, label, shown, alts, start):
         f'aria-label="{label}" aria-valuetext="{value}" '
         f'style="flex:1;min-width:6em;height:1.8em" oninput="{html.escape(MOVE)}">'
         f"</label>\n{images}\n</div>"
+    )
+
+
+def _image(picture, label, value, alt, display="block"):
+    """An <img> of what `_png` returned, with its words."""
+    data, width = picture
+    return (
+        f'<img src="data:image/png;base64,{data}" data-value="{html.escape(value)}" '
+        f'alt="{html.escape(alt)} ({html.escape(label)} = {html.escape(value)})" width="{width}" '
+        f'style="display:{display};max-width:100%;height:auto">'
     )
 
 

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from medit_teach.errors import MeditError
-from medit_teach.widgets import LIMIT, frames
+from medit_teach.widgets import LIMIT, VIEW, frames, slider
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -127,6 +127,48 @@ def test_nbval_compares_the_slider_but_not_the_pixels():
     other = frames(pictures()[::-1], "λ", VALUES)._repr_html_()
     assert one != other and clean(one) == clean(other)
     assert clean(one) != clean(frames(pictures(), "λ", [0.1, 1, 20000])._repr_html_())
+
+
+# ------------------------------------------------------------------ beside a kernel
+
+
+def draw(value):
+    return pictures(1)[0] if value < 1 else pictures(2)[1]
+
+
+def test_the_live_slider_draws_what_it_is_moved_to():
+    found = slider(draw, "λ", VALUES, "a curve", start=1, finer=[0.1, 0.5, 1, 10000])
+    assert Tags(found._repr_html_()).all("input")[0]["value"] == "1"  # the frames are there too
+    dial, picture = found.live().children
+    assert dial.description == "λ" and dial.value == 1
+    assert [text for text, _ in dial.options] == ["0.1", "0.5", "1", "10000"]
+    before = Tags(picture.value).all("img")[0]
+    dial.value = 0.5
+    after = Tags(picture.value).all("img")[0]
+    assert (before["alt"], after["alt"]) == ("a curve (λ = 1)", "a curve (λ = 0.5)")
+    assert before["src"] != after["src"]
+
+
+def test_the_widget_is_shown_only_where_a_kernel_runs(monkeypatch):
+    import IPython
+
+    found = slider(draw, "λ", VALUES)
+    assert found._repr_mimebundle_() == {}  # no kernel here: the frames are all there is
+    monkeypatch.setattr(IPython, "get_ipython", lambda: type("Shell", (), {"kernel": 1})())
+    assert found._repr_mimebundle_()[VIEW]["model_id"]
+    assert frames(pictures(), "λ", VALUES)._repr_mimebundle_() == {}  # frames alone stay frames
+
+
+def test_a_stored_notebook_keeps_the_frames_and_not_the_widget():
+    import notebooks
+
+    data = {VIEW: {"model_id": "a" * 32}, "text/html": ["<p>"], "text/plain": ["slider"]}
+    output = {"output_type": "execute_result", "data": dict(data), "metadata": {}}
+    cell = {"cell_type": "code", "id": "a", "metadata": {}, "outputs": [output], "source": ""}
+    state = {notebooks.WIDGET_STATE: {"state": {"a" * 32: {}}}}
+    stored = notebooks.normalise({"cells": [cell], "metadata": {"widgets": state}}, "a.ipynb")
+    assert set(stored["cells"][0]["outputs"][0]["data"]) == {"text/html", "text/plain"}
+    assert "widgets" not in stored["metadata"]
 
 
 # ------------------------------------------------------------------ in a real browser

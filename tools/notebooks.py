@@ -111,6 +111,8 @@ def normalise(notebook: dict, name: str) -> dict:
             cell["outputs"] = _merge_streams(cell["outputs"])
             for output in cell["outputs"]:
                 output.pop("transient", None)
+                if "text/html" in output.get("data", {}):  # what a page shows; a widget is for
+                    output["data"].pop(WIDGET_VIEW, None)  # a kernel
     return _stable_widgets(notebook, name)
 
 

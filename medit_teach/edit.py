@@ -25,6 +25,7 @@ SHOWN = {  # what an Edit prints of its diagnostics
     "condition_C0": "cond(C0) {:.1e}",
     "unwritten": "unwritten residual {:.1%}",
     "steps": "{} steps",
+    "entries": "{} entries",
 }
 
 
@@ -35,12 +36,13 @@ class Edit:
     that were written, so that a later edit can keep them. method, hyper (dict), facts, values and
     diagnostics {layer: dict} say how it was made. `applied` tells whether the model has it now.
 
-    As a context manager it undoes itself on exit.
+    As a context manager it undoes itself on exit. Methods that leave the weights alone have their
+    own kinds (medit_teach.baselines): no layers, and another way to change what the model answers.
     """
 
     def __init__(self, method, hyper, facts, before):
         self.method, self.hyper, self.facts = method, hyper, list(facts)
-        self.before = before  # fingerprint of the weights it was made for
+        self.before = before  # fingerprint of the weights it was made for; None: any
         self.layers, self.keys, self.diagnostics = {}, {}, {}
         self.values = []  # one medit_teach.values.Values for each solve, not saved
         self.model, self.applied = None, False
@@ -66,7 +68,7 @@ class Edit:
                     f"this edit changes a {len(left)} x {len(right)} matrix in layer {layer}; the "
                     f"model's is {tuple(view.weight(layer).shape)}: it was made for another model"
                 )
-        if not force and fingerprint(model) != self.before:
+        if not force and self.before and fingerprint(model) != self.before:
             raise MeditError(
                 "this edit was made for other weights than the model has now; undo later edits, "
                 "load the original model, or pass force=True"
@@ -141,6 +143,10 @@ class Edit:
                 view.parameter(layer).copy_(saved)
         self._saved, self._written, self.applied = {}, {}, False
 
+    def asked(self, prompt):
+        """The question that the model gets for `prompt` while this edit is applied: as it is."""
+        return prompt
+
     # -------------------------------------------------------------- looking, saving, loading
 
     def delta(self, layer):
@@ -161,12 +167,13 @@ class Edit:
         """Factors and keys in edit.safetensors, the rest in edit.json. Returns the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {}
+        tensors = self._more()
         for layer, (left, right) in self.layers.items():
             tensors |= {f"left.{layer}": left.cpu(), f"right.{layer}": right.cpu()}
             tensors[f"keys.{layer}"] = self.keys[layer].cpu().contiguous()
         save_file(tensors, str(folder / "edit.safetensors"))
         about = {
+            "kind": type(self).__name__,
             "method": self.method,
             "hyper": self.hyper,
             "facts": [fact.to_record() for fact in self.facts],
@@ -187,12 +194,22 @@ class Edit:
         except Exception as error:  # missing, not JSON, or not safetensors
             raise MeditError(f"{folder} holds no saved edit: {error}") from error
         facts = [Fact.from_record(r, f"fact {i}") for i, r in enumerate(about["facts"])]
-        edit = cls(about["method"], about["hyper"], facts, about["before"])
+        kinds = {kind.__name__: kind for kind in (Edit, *Edit.__subclasses__())}
+        kind = kinds[about.get("kind", "Edit")]
+        edit = kind(about["method"], about["hyper"], facts, about["before"])
+        edit._take(tensors)
         edit.diagnostics = {int(k): v for k, v in about["diagnostics"].items()}
         for layer in sorted(int(k.split(".")[1]) for k in tensors if k.startswith("left.")):
             edit.layers[layer] = (tensors[f"left.{layer}"], tensors[f"right.{layer}"])
             edit.keys[layer] = tensors[f"keys.{layer}"]
         return edit
+
+    def _more(self):
+        """What this kind saves besides factors and keys, as tensors by name."""
+        return {}
+
+    def _take(self, tensors):
+        """Back from disk: what `_more` gave."""
 
 
 def edits_of(model):
@@ -219,7 +236,7 @@ def statistics_for(model, tok, layers, texts=None, tokens=C0_TOKENS, progress=Fa
 
 def _bases(model):
     """Fingerprints whose C0 may serve this model: its own, and that before its present edits."""
-    now, stack = fingerprint(model), edits_of(model)
+    now, stack = fingerprint(model), [e for e in edits_of(model) if e.before]
     return {now, stack[0].before} if stack and stack[-1].after == now else {now}
 
 
@@ -241,8 +258,9 @@ def edit(
             ...
 
     facts: Fact, CounterFact record, or a list of them. method: "rome", "memit", "emmet",
-    "alphaedit", "nullspace", "ft" (fine-tuning, which uses neither statistics nor targets), or a
-    medit_teach.hyper.Hyper. layers and **overrides replace fields of its hyper-parameters.
+    "alphaedit", "nullspace", one of medit_teach.baselines ("ft", "mend", "grace", "prompt", "ike",
+    which use neither statistics nor targets), or a medit_teach.hyper.Hyper. layers and **overrides
+    replace fields of its hyper-parameters.
     statistics: Statistics (default: collected from the model's own text, cached). targets:
     (d_out, E) or Values, to use instead of optimising (shared between methods).
     remember: earlier Edits whose keys take part with residual 0 (editing in sequence).
@@ -264,6 +282,8 @@ def edit(
     targets = getattr(targets, "target", targets)
     if targets is not None and targets.shape[1] != len(facts):
         raise MeditError(f"targets has {targets.shape[1]} columns for {len(facts)} facts")
+    if h.beside:
+        return h.make(model, tok, facts, _plain(h), progress).apply(model)
     result = Edit(type(h).__name__, _plain(h), facts, fingerprint(model))
     result._open(model)
     try:
@@ -324,15 +344,17 @@ def _solve_group(result, view, tok, facts, h, statistics, target, remember, bar)
 
 
 def _train(result, view, tok, facts, h, bar):
-    """A dense change made by gradients instead of a solver: Delta = I Delta."""
-    layer = h.layers[0]
-    keys = at_subject(view.model, tok, facts, [("key", layer)], h.contexts, h.average)
-    result.keys[layer] = keys["key", layer]
-    W = result._saved[layer] = view.parameter(layer).detach().clone()
-    delta, report = h.train(view, tok, facts)
-    result._add(layer, torch.eye(len(delta)).to(delta), delta.T)
-    relative = float(delta.norm() / W.double().norm())
-    result.diagnostics[layer] = {"relative_norm": relative, **report}
+    """A change that gradients find instead of a solver: h.train gives its factors."""
+    sites = [("key", layer) for layer in h.layers]
+    keys = at_subject(view.model, tok, facts, sites, h.contexts, h.average)
+    for layer in h.layers:
+        result._saved[layer] = view.parameter(layer).detach().clone()
+    changes, report = h.train(view, tok, facts)
+    for layer, (left, right) in changes.items():
+        result.keys[layer] = keys["key", layer]
+        result._add(layer, left, right)
+        relative = float(result.delta(layer).norm() / result._saved[layer].double().norm())
+        result.diagnostics[layer] = {"relative_norm": relative, **report}
     if bar:
         bar(len(facts))
 

@@ -65,7 +65,9 @@ class Hyper:
 
     one_by_one = False  # a batch is solved together, unless a method says otherwise
     needs = "soft"  # which preservation the solver wants: "soft" (C0^-1), "hard" (P), None
-    trained = False  # True: no solver, `train` changes the matrix by gradients (baselines)
+    trained = False  # True: no solver, `train` finds the change by gradients (baselines)
+    beside = False  # True: changes no weights, `make` gives its own kind of Edit (baselines)
+    shared = True  # False: a model's preset for "all" methods does not concern this one
 
     def __post_init__(self):
         set_ = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
@@ -92,6 +94,10 @@ class Hyper:
         ):
             if getattr(self, name) not in allowed:
                 raise HyperError(f"{name} must be one of {', '.join(allowed)}")
+
+    def settle(self, model):
+        """These hyper-parameters with layers for `model`, where none are given."""
+        return self if self.layers else replace(self, layers=_guess(self, model.config))
 
     def preserve(self, statistics, layer):
         """The factored preservation that `solve` wants, from Statistics."""
@@ -281,9 +287,9 @@ def hyper(method, model, **overrides):
         preset = PRESETS.get((size, name), {})
         preset = PRESETS.get(((*size, getattr(config, "vocab_size", None)), name), preset)
         own = card(model).get("preset", {})
-        preset = preset | own.get("all", {}) | own.get(name, {})
+        preset = preset | (own.get("all", {}) if cls.shared else {}) | own.get(name, {})
         found = cls(**preset | _known(cls, overrides))
-    return found if found.layers else replace(found, layers=_guess(found, model.config))
+    return found.settle(model)
 
 
 def _guess(h, config):
@@ -294,7 +300,7 @@ def _guess(h, config):
     warnings.warn(
         f"no preset for this {config.model_type} model of {n} layers; editing {list(layers)}, the "
         "relative depth of GPT-2 XL's preset. Give layers=[...] to choose",
-        stacklevel=3,
+        stacklevel=4,
     )
     return layers
 

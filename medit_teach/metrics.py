@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .edit import edits_of
 from .errors import FactError, MeditError, ModelError
 from .facts import as_facts, encode, pad, with_target
 from .hooks import evaluating
@@ -49,9 +50,11 @@ NOTHING = (None, None, None, 0)
 def target_logprobs(model, tok, prompts, targets, batch_size=64):
     """log P of each token of targets[i] after prompts[i], teacher-forced.
 
-    Returns (list of 1-D float32 tensors, one entry a target token; list of bool: is every target
-    token the likeliest one). FactError names a text that is too long or has an empty prompt.
+    Edits that the model carries may put text in front of a prompt (Edit.asked). Returns (list of
+    1-D float32 tensors, one entry a target token; list of bool: is every target token the likeliest
+    one). FactError names a text that is too long or has an empty prompt.
     """
+    prompts = _asked(model, prompts)
     pairs = [
         with_target(tok, prompt.rstrip(), target.strip())
         for prompt, target in zip(prompts, targets, strict=True)
@@ -61,6 +64,14 @@ def target_logprobs(model, tok, prompts, targets, batch_size=64):
             raise FactError(f"the prompt {prompt!r} has no token that could predict a target")
     out = _logprobs(model, tok, pairs, batch_size)
     return [log_p for log_p, _ in out], [bool(said.all()) for _, said in out]
+
+
+def _asked(model, prompts):
+    """The questions that the model gets for `prompts`, by the edits that it carries."""
+    asked = {prompt: prompt for prompt in prompts}
+    for edit in edits_of(model):
+        asked = {prompt: edit.asked(text) for prompt, text in asked.items()}
+    return [asked[prompt] for prompt in prompts]
 
 
 def _logprobs(model, tok, pairs, batch_size):
@@ -115,7 +126,7 @@ def _window(model):
 
 def top_tokens(model, tok, prompts, k=5):
     """For each prompt the k likeliest next tokens: [(token as text, probability), ...]."""
-    rows = [encode(tok, prompt.rstrip())[0] for prompt in prompts]
+    rows = [encode(tok, prompt.rstrip())[0] for prompt in _asked(model, prompts)]
     last = [len(ids) - 1 for ids in rows]
     with torch.no_grad(), evaluating(model):
         p = torch.softmax(_logits(model, tok, rows, range(len(rows)), last), -1)
@@ -301,9 +312,10 @@ def generate(model, tok, prompts, n_tokens=100, top_k=1, seed=0):
     """Each prompt with up to n_tokens more tokens, as text (fewer where the context ends).
 
     top_k 1 takes the likeliest token each time; top_k 5 draws among five, as the ROME paper does.
-    The end-of-text token does not stop it.
+    The end-of-text token does not stop it. What an edit puts in front of a prompt is not returned.
     """
-    rows = [encode(tok, prompt.rstrip())[0] for prompt in prompts]
+    asked = _asked(model, prompts)
+    rows = [encode(tok, text.rstrip())[0] for text in asked]
     by_length = {}
     for i, row in enumerate(rows):
         by_length.setdefault(len(row), []).append(i)
@@ -327,7 +339,9 @@ def generate(model, tok, prompts, n_tokens=100, top_k=1, seed=0):
                 step = index.gather(1, drawn.to(index.device))
                 ids = torch.cat([ids, step], 1)
             for i, row in zip(members, ids.tolist(), strict=True):
-                out[i] = tok.decode(row)
+                text = asked[i][: len(asked[i]) - len(prompts[i])]
+                front = with_target(tok, text.rstrip(), prompts[i].rstrip())[1] if text else 0
+                out[i] = tok.decode(row[front:]).strip() if text else tok.decode(row)
     return out
 
 

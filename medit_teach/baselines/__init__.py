@@ -2,5 +2,8 @@
 
 from ..hyper import METHODS
 from .finetune import FineTuning
+from .grace import GRACE
+from .in_context import IKE, Prompt
+from .mend import MEND
 
-METHODS["ft"] = FineTuning
+METHODS |= {"ft": FineTuning, "mend": MEND, "grace": GRACE, "prompt": Prompt, "ike": IKE}

@@ -1,13 +1,17 @@
-"""Fine-tuning of one matrix, free (FT) or inside a box around the old weights (FT-L).
+"""Fine-tuning of one matrix: free (FT), inside a box (FT-L), or with weight decay (FT-W).
 
     mt.edit(model, tok, facts, method="ft", layers=[3], lr=1e-3)               # FT
     mt.edit(model, tok, facts, method="ft", layers=[3], lr=1e-3, eps=5e-4)     # FT-L
+    mt.edit(model, tok, facts, method="ft", layers=[3], lr=1e-3, weight_decay=0.1)  # FT-W
 
 The MLP down-projection of one layer is changed by Adam to minimise the mean negative
 log-likelihood of the new targets. With eps every entry is clipped after each step, so that
-||W - W0||_inf <= eps. Training ends at the first step after which all facts are right.
+||W - W0||_inf <= eps. With weight_decay = w the loss has the term w/2 ||W - A||^2, where the anchor
+A is W0 (anchor="old") or 0 (anchor="zero", as torch's Adam has it). Training ends at the first step
+after which all facts are right.
 Sources: ROME arXiv:2202.05262, app. E.1 (both baselines: Adam, one MLP matrix, early stopping);
-the norm constraint: Zhu et al. 2020, arXiv:2012.00363.
+the norm constraint: Zhu et al. 2020, arXiv:2012.00363; weight decay: MEMIT arXiv:2210.07229,
+sec. 5.2, whose code decays towards 0; our default is the old weights, which are to be kept.
 """
 
 from dataclasses import dataclass
@@ -30,6 +34,10 @@ class FineTuning(Hyper):
     lr: float = 5e-4
     eps: float | None = None
     """Largest change of any entry of W (FT-L); None: no limit (FT)."""
+    weight_decay: float = 0.0
+    """Weight w of the decay term (FT-W); 0: none."""
+    anchor: str = "old"
+    """What W decays towards: "old", its old values, or "zero"."""
 
     needs = None  # no C0
     trained = True
@@ -40,13 +48,19 @@ class FineTuning(Hyper):
             raise HyperError(f"fine-tuning changes one layer, got {list(self.layers)}")
         if self.eps is not None and not self.eps > 0:
             raise HyperError(f"eps must be positive, not {self.eps}; None sets no limit")
+        if self.anchor not in ("old", "zero"):
+            raise HyperError(f"anchor must be 'old' or 'zero', not {self.anchor!r}")
 
     def train(self, view, tok, facts):
-        """Change W in the model; returns (Delta (d_out, d_in) float64, what to report as dict)."""
+        """Change W in the model; returns ({layer: (left, right)} float64, what to report).
+
+        Delta = left right^T with left = I: the change has no low rank.
+        """
         p = view.parameter(self.layers[0])
         old = p.detach().clone()
         W0 = old.float()
         W = W0.clone()  # Adam works in float32, whatever the model's type
+        anchor = W0 if self.anchor == "old" else torch.zeros_like(W0)
         adam = torch.optim.Adam([W], lr=self.lr)
         losses, done = [], False
         rows = _rows(tok, facts, self.contexts)
@@ -54,7 +68,7 @@ class FineTuning(Hyper):
             for _ in range(self.steps):
                 loss, gradient = loss_and_gradient(view, tok, rows, p)
                 losses.append(loss)
-                W.grad = gradient.float()
+                W.grad = gradient.float() + self.weight_decay * (W - anchor)
                 adam.step()
                 if self.eps is not None:
                     W.clamp_(W0 - self.eps, W0 + self.eps)
@@ -64,7 +78,8 @@ class FineTuning(Hyper):
                     break
         Delta = p.detach().double() - old.double()
         report = {"steps": len(losses), "all_right": done, "losses": losses}
-        return (Delta.T if view.architecture.transposed else Delta), report
+        right_ = Delta if view.architecture.transposed else Delta.T  # (d_in, d_out)
+        return {self.layers[0]: (torch.eye(right_.shape[1]).to(right_), right_)}, report
 
 
 def loss_and_gradient(view, tok, rows, p, batch_size=128):

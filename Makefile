@@ -1,6 +1,7 @@
 # make book        set up, make one edit and show it, build the book
 # make test        set up, run the tests and check every notebook
 # make notebooks   run the notebooks again and store their outputs
+# make bench       time the library against the textbook path (10 to 30 minutes)
 # make clean       remove what the build made      make distclean   the environment as well
 #
 # Which torch: TORCH names it for the first set-up.
@@ -26,7 +27,7 @@ export HF_DATASETS_OFFLINE ?= 1
 export HF_HUB_DISABLE_PROGRESS_BARS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: book test html pages notebooks lint setup clean distclean
+.PHONY: bench book test html pages notebooks lint setup clean distclean
 .DEFAULT_GOAL := book
 
 setup: $(READY)
@@ -65,6 +66,9 @@ notebooks: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks --out benchmarks/cpu.json
 
 clean:
 	rm -rf _build .pytest_cache .ruff_cache

@@ -1,0 +1,70 @@
+"""The yardstick of the benchmarks is right itself, and the table it makes is complete."""
+
+import json
+
+import pytest
+import torch
+
+import medit_teach as mt
+from benchmarks import plain
+from benchmarks.__main__ import main
+from medit_teach.hyper import MEMIT
+from medit_teach.models import View
+
+from .test_golden_model import COMMON, FACTS, error, golden  # noqa: F401
+
+
+@pytest.fixture
+def originals(golden):  # noqa: F811
+    return lambda name: golden.array("memit", name)
+
+
+def test_values_against_the_original(golden, originals):  # noqa: F811
+    h = MEMIT.original(lam=20.0, layers=[1, 2, 3], **COMMON)
+    for i in (0, 1, 4):
+        target, losses = plain.value(golden.model, golden.tok, FACTS[i], 3, h)
+        assert error(target, originals("opt3_zs")[:, i]) < 1e-4
+        theirs = originals("opt3_loss")[i]
+        seen = ~torch.isnan(theirs)
+        assert torch.allclose(losses.double()[seen], theirs[seen], rtol=1e-3, atol=1e-5)
+
+
+def test_a_whole_edit_against_the_original(golden, originals):  # noqa: F811
+    h = MEMIT.original(lam=20.0, layers=[1, 2, 3], **COMMON)
+    before = {n: p.detach().clone() for n, p in golden.model.named_parameters()}
+    try:
+        deltas = plain.memit(golden.model, golden.tok, FACTS, [1, 2, 3], golden.statistics, h,
+                             targets=originals("given3_zs"))  # fmt: skip
+    finally:
+        with torch.no_grad():
+            for n, p in golden.model.named_parameters():
+                p.copy_(before[n])
+    for layer, delta in deltas.items():
+        R, adj = (originals(f"given3_L{layer}_{x}") for x in ("resid", "adj_k"))
+        assert error(delta, R @ adj.T) < 1e-5
+
+
+def test_statistics_and_scores_agree_with_the_library(golden, reference):  # noqa: F811
+    texts = reference("golden/text.txt").read_text().splitlines()
+    texts = [t for t in texts if len(golden.tok(t)["input_ids"]) < 200][:20]
+    tokens = sum(len(golden.tok(t)["input_ids"]) for t in texts)
+    ours = mt.second_moment(golden.model, golden.tok, texts, [2], tokens=tokens)
+    assert error(plain.second_moment(golden.model, golden.tok, texts, 2), ours[2]) < 1e-6
+    model, tok = mt.load("tiny-gptj")
+    facts = mt.facts("world", n=3, seed=0)
+    per_fact = mt.score(model, tok, facts).per_fact
+    for i, fact in enumerate(facts):
+        found = plain.scores(model, tok, fact)
+        assert found == pytest.approx([per_fact[name][i] for name in ("ES", "PS", "NS")])
+    assert View(model).n_layers == 8
+
+
+def test_the_table_on_a_small_shape(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    main(["--small", "--threads", "1", "--out", str(out)])
+    record = json.loads(out.read_text())
+    rows = {row["step"]: row for row in record["rows"]}
+    assert set(rows) == {"values", "keys", "statistics", "update", "scores", "memit"}
+    assert all(row["ratio"] > 0 and row["difference"] < 1e-4 for row in rows.values())
+    assert record["step_of_plain"] > 0 and record["machine"]["threads"] == [1]
+    assert "values" in capsys.readouterr().out

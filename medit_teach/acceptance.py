@@ -177,7 +177,7 @@ class Bench:
         known = self._targets.setdefault((h.site, h.layers[-1]), {})
         missing = [f for f in facts if f not in known]
         if missing:
-            found = optimise_values(self.model, self.tok, missing, h.layers[-1], h, batch_size=8)
+            found = optimise_values(self.model, self.tok, missing, h.layers[-1], h, batch_size=4)
             known.update(zip(missing, found.target.T, strict=True))
         return torch.stack([known[f] for f in facts], 1)
 
@@ -313,15 +313,14 @@ def emmet(b):
     texts = texts[: b.sizes.texts]
     count = np.array([len(b.tok(t)["input_ids"]) - 1 for t in texts])
 
-    def measure():  # scores, and the negative log-likelihood of each text
-        nll = [np.log(metrics.perplexity(b.model, b.tok, t)) for t in texts]
-        return b.score(facts), np.array(nll) * count
+    def read():  # the negative log-likelihood of each text
+        return np.log([metrics.perplexity(b.model, b.tok, t) for t in texts]) * count
 
-    base = measure()[1]
+    base = read()
     with b.edit(facts, "memit"):
-        soft, soft_nll = measure()
+        soft, soft_nll = b.score(facts), read()
     with b.edit(facts, "emmet", ridge="least") as e:
-        hard, hard_nll = measure()
+        hard, hard_nll = b.score(facts), read()
         ridges = [d["ridge"] for d in e.diagnostics.values()]
     perplexity = lambda nll: float(np.exp(nll.sum() / count.sum()))  # noqa: E731
     b.details["emmet"] = {
@@ -472,11 +471,13 @@ def verdict(bound, value, low, high, quick):
     return {">=": high >= limit, ">": high > limit, "<=": low <= limit, "<": low < limit}[what]
 
 
-def check(model, tok, quick=False, seed=0, rows=None, show=print, keep=lambda found: None):
+def check(model, tok, quick=False, seed=0, rows=None, show=print, keep=lambda found: None,
+          found=None):  # fmt: skip
     """Measure one embedded model: a dict for the record, its measures shown as they are made.
 
     rows: names out of ROWS; default all (for a model without bounds, the control's rows).
-    keep: called after every row with the dict as it is by then.
+    keep: called after every row with the dict as it is by then. found: such a dict of an earlier
+    call for the same model, sizes and seed; its rows are kept, not measured again.
     """
     if "world" not in card(model):
         raise MeditError("check-models needs an embedded model; this one has no world")
@@ -489,24 +490,30 @@ def check(model, tok, quick=False, seed=0, rows=None, show=print, keep=lambda fo
     rows = [row for row in rows if getattr(sizes, ROWS[row][1])]
     if not rows:
         raise MeditError("a quick run leaves these rows out")
-    measures, start = [], time.time()
+    found = found or {"rows": [], "seconds": 0, "measures": [], "details": {}}
+    b.details.update(found["details"])
     about = {"model": name, "hash": fingerprint(model), "preset": card(model).get("preset", {})}
     for row in rows:
-        began = time.time()
+        if row in found["rows"]:
+            continue
+        start = began = time.time()
+        new = []
         for key, (value, low, high, n) in ROWS[row][0](b):
             kind, label, *bounds = MEASURES[key]
             bound = None if unbounded else bounds[MODELS.index(name)]
-            measures.append(Measure(
+            new.append(Measure(
                 key, SEEN if unbounded else kind, label.format(**asdict(sizes)), value, low, high,
                 n, bound, verdict(bound, value, low, high, quick), time.time() - began,
             ))  # fmt: skip
-            show(str(measures[-1]))
+            show(str(new[-1]))
             began = time.time()
-        failed = [m.key for m in measures if m.kind == MUST and not m.passed]
+        measures = [*found["measures"], *map(asdict, new)]
+        measures.sort(key=lambda m: list(MEASURES).index(m["key"]))
+        failed = [m["key"] for m in measures if m["kind"] == MUST and not m["passed"]]
         found = about | {
-            "rows": rows[: rows.index(row) + 1], "passed": not failed, "failed": failed,
-            "seconds": round(time.time() - start), "measures": [asdict(m) for m in measures],
-            "details": b.details,
+            "rows": [r for r in ROWS if r in (*found["rows"], row)], "passed": not failed,
+            "failed": failed, "seconds": found["seconds"] + round(time.time() - start, 1),
+            "measures": measures, "details": b.details,
         }  # fmt: skip
         keep(found)
     return found
@@ -524,6 +531,18 @@ def versions():
     }  # fmt: skip
 
 
+def _earlier(path, record):
+    """{hash: dict of `check`} from a record that measured the same (a killed run left it)."""
+    try:
+        old = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    same = ("seed", "quick", "versions", "device", "sizes")
+    if any(old.get(name) != json.loads(json.dumps(record[name])) for name in same):
+        return {}
+    return {x["hash"]: x for x in old["models"]}
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(
         prog="medit-teach check-models", description=__doc__,
@@ -531,7 +550,10 @@ def main(argv=None):
     )  # fmt: skip
     parser.add_argument("names", nargs="*", help="embedded models or folders (default: all)")
     parser.add_argument("--quick", action="store_true", help="fewer facts, no large batches")
-    parser.add_argument("--out", default="check-models.json", help="the record (%(default)s)")
+    parser.add_argument(
+        "--out", default="check-models.json",
+        help="the record (%(default)s); rows that it has already are not measured again",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of the facts (%(default)s)")
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), help="only these rows")
     parser.add_argument("--device", help="cpu (default), cuda, ...")
@@ -546,6 +568,7 @@ def main(argv=None):
         "device": args.device or "cpu", "threads": torch.get_num_threads(),
         "sizes": asdict(QUICK if args.quick else Sizes()), "models": [],
     }  # fmt: skip
+    earlier = _earlier(Path(args.out), record)
     for name in names:
         model, tok = load(name, device=args.device)
         shape = f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters"
@@ -559,7 +582,13 @@ def main(argv=None):
             Path(args.out).write_text(json.dumps(record, indent=1) + "\n")
 
         show = lambda line: print(line, flush=True)  # noqa: E731
-        found = check(model, tok, args.quick, args.seed, args.rows, show, keep)
+        before = earlier.get(fingerprint(model))
+        if before and before["preset"] != card(model).get("preset", {}):
+            before = None
+        if before:
+            print(f"  from {args.out}, not measured again: {', '.join(before['rows'])}")
+        found = check(model, tok, args.quick, args.seed, args.rows, show, keep, before)
+        keep(found)
         failed = ", ".join(found["failed"]) or "none"
         print(f"{name}: musts that fail: {failed}; {found['seconds'] / 60:.1f} minutes")
     print(f"record: {args.out}")

@@ -236,22 +236,32 @@ def score(model, tok, facts, batch_size=64, resamples=1000, seed=0, level=0.95):
         with np.errstate(invalid="ignore"):  # 0/0 for a fact without such prompts
             per_fact[name] = total / np.bincount(of[mine], minlength=len(facts))
 
-    drawn = _resampled(np.stack(list(per_fact.values()), 1), resamples, seed)
-    drawn = dict(zip(per_fact, drawn.T, strict=True))
-    values = {"S": NOTHING}
-    for name, x in per_fact.items():
-        n = int((~np.isnan(x)).sum())
-        values[name] = (*_interval(np.nanmean(x), drawn[name], level), n) if n else NOTHING
-    found = [values[name] for name in ("ES", "PS", "NS")]
-    if NOTHING not in found:
-        mean = _harmonic([value[0] for value in found])
-        draws = _harmonic([drawn[name] for name in ("ES", "PS", "NS")])
-        values["S"] = (*_interval(mean, draws, level), min(value[3] for value in found))
+    values = summary(per_fact, resamples, seed, level)
     notes = [f"Interval: {level:.0%} bootstrap over facts, {resamples} draws."]
     for name, needs in (("ES", ""), ("PS", " and paraphrases"), ("NS", " and neighborhood")):
         if (n := values[name][3]) < len(facts):
             notes.append(f"{name} from {n} of {len(facts)} facts: it needs target_true{needs}.")
     return Scores(values, per_fact, PROTOCOL, tuple(notes))
+
+
+def summary(per_fact, resamples=1000, seed=0, level=0.95):
+    """{name: (value, low, high, number of facts)}: means over facts with bootstrap intervals.
+
+    per_fact: {name: (facts,) array}, NaN where a fact lacks it. Where ES, PS and NS are among them
+    there is S too, their harmonic mean.
+    """
+    drawn = _resampled(np.stack(list(per_fact.values()), 1), resamples, seed)
+    drawn = dict(zip(per_fact, drawn.T, strict=True))
+    values = {"S": NOTHING} if {"ES", "PS", "NS"} <= set(per_fact) else {}
+    for name, x in per_fact.items():
+        n = int((~np.isnan(x)).sum())
+        values[name] = (*_interval(np.nanmean(x), drawn[name], level), n) if n else NOTHING
+    found = [values[name] for name in ("ES", "PS", "NS") if "S" in values]
+    if found and NOTHING not in found:
+        mean = _harmonic([value[0] for value in found])
+        draws = _harmonic([drawn[name] for name in ("ES", "PS", "NS")])
+        values["S"] = (*_interval(mean, draws, level), min(value[3] for value in found))
+    return values
 
 
 def _harmonic(parts):
@@ -341,7 +351,7 @@ def generate(model, tok, prompts, n_tokens=100, top_k=1, seed=0):
             for i, row in zip(members, ids.tolist(), strict=True):
                 text = asked[i][: len(asked[i]) - len(prompts[i])]
                 front = with_target(tok, text.rstrip(), prompts[i].rstrip())[1] if text else 0
-                out[i] = tok.decode(row[front:]).strip() if text else tok.decode(row)
+                out[i] = tok.decode(row[front:]).removeprefix(" " if text else "")
     return out
 
 

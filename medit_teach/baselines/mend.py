@@ -1,7 +1,7 @@
 """MEND: a small network, trained beforehand, that turns a fine-tuning gradient into an edit.
 
     mt.edit(model, tok, facts, method="mend")          # with the editor that ships for this model
-    python -m medit_teach.baselines.mend train         # trains that editor again (resumes)
+    python -m medit_teach.baselines.train_mend         # trains that editor again
 
 For one text the gradient of the loss in W is a sum over tokens t of rank-one matrices,
 
@@ -20,31 +20,25 @@ as in the authors' code; normalisation is fixed after a first look at 64 edits; 
 trained; loss and locality by the built-in world.
 """
 
-import argparse
 import json
 import math
-import os
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from random import Random
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .. import datasets, metrics
 from ..errors import HyperError, MeditError, ModelError
-from ..facts import as_facts, pad, with_target
+from ..facts import pad, with_target
 from ..hooks import evaluating, first
 from ..hyper import Hyper
-from ..models import View, card, fingerprint, load
+from ..models import card, fingerprint
 
 DATA = Path(__file__).parent.parent / "data"
-HELD_OUT = 1000  # mt.facts("world", n=1000, seed=0): their subjects are never trained on
-COMMAND = "python -m medit_teach.baselines.mend train"
+COMMAND = "python -m medit_teach.baselines.train_mend"
 
 
 class Editor(nn.Module):
@@ -221,162 +215,3 @@ class MEND(Hyper):
                 left, right = torch.eye(len(left)).to(left), right @ left.T
             out[layer] = (left, right)
         return out, report
-
-
-# ------------------------------------------------------------------ training
-
-
-def training_facts(model):
-    """Records of the model's world whose subjects are not among the HELD_OUT facts."""
-    held_out = {f.subject for f in datasets.facts("world", n=HELD_OUT, seed=0, model=model)}
-    every = datasets.facts("world", distinct_subjects=False, model=model)
-    return [f for f in every if f.subject not in held_out]
-
-
-def step_loss(view, tok, editor, facts, everyone, rng, c_edit):
-    """(loss, edit loss, locality loss): eq. 4a, 4b for single edits of `facts`, side by side.
-
-    Every fact has its own edited model: its rows alone see its change.
-    """
-    found, mask = pairs(view, tok, facts, editor.layers)
-    new = {layer: editor(layer, *pair) for layer, pair in found.items()}
-    new = {layer: (u * mask[..., None], d * mask[..., None]) for layer, (u, d) in new.items()}
-    said, kept = [], []
-    for e, f in enumerate(facts):
-        for question in (f.text, rng.choice(f.paraphrases)):
-            said.append((e, with_target(tok, question, f.target_new)))
-        other = rng.choice(everyone)
-        near = rng.choice(f.neighborhood) if f.neighborhood else f.text
-        questions = [(near, f.target_true)]
-        if other.subject != f.subject:
-            questions.append((other.text, other.target_true))
-        kept += [(e, with_target(tok, q, a)) for q, a in questions]
-    rows = [row for _, row in said + kept]
-    of = torch.tensor([e for e, _ in said + kept])
-
-    def edited(layer, x):
-        u, d = (part[of] for part in new[layer])
-        return -(x @ u.transpose(1, 2)) @ d
-
-    def logits(rows):
-        batch = pad([ids[:-1] for ids, _ in rows], tok, view.device)
-        hidden = view.model.base_model(**batch, use_cache=False).last_hidden_state
-        return view.model.get_output_embeddings()(hidden).float(), batch["attention_mask"].bool()
-
-    with torch.no_grad():
-        before, real = logits([row for _, row in kept])
-        before = before[real].log_softmax(-1)
-    with adding(view, editor.layers, edited):
-        after, real = logits(rows)
-    n = len(said)
-    row = [i for i, (ids, s) in enumerate(rows[:n]) for _ in ids[s:]]
-    col = [c for ids, s in rows[:n] for c in range(s - 1, len(ids) - 1)]
-    label = torch.tensor([t for ids, s in rows[:n] for t in ids[s:]])
-    share = torch.tensor([1 / (len(ids) - s) / n for ids, s in rows[:n] for _ in ids[s:]])
-    nlls = nn.functional.cross_entropy(after[row, col], label, reduction="none")
-    edit = (nlls * share).sum()
-    after = after[n:][real[n:]].log_softmax(-1)
-    local = (before.exp() * (before - after)).sum(-1).mean()
-    return c_edit * edit + local, float(edit.detach()), float(local.detach())
-
-
-def train(
-    model, tok, out, layers, steps=600, batch=8, rank=64, lr=1e-3, alpha=1e-3, c_edit=0.1, seed=0,
-    show=print,
-):  # fmt: skip
-    """Train an editor for `model` and save it to `out`. Killed and called again, it goes on.
-
-    The draws of a step depend on (seed, step) only, so a resumed run ends as an unbroken one.
-    """
-    out, view = Path(out), View(model)
-    progress = out.with_suffix(".progress")
-    facts = training_facts(model)
-    editor = Editor(layers, *reversed(view.weight(layers[0]).shape), rank, alpha, seed)
-    settings = [list(layers), steps, batch, rank, lr, alpha, c_edit, seed, fingerprint(model)]
-    slow = [editor.log_alpha]
-    fast = [p for p in editor.parameters() if p is not editor.log_alpha]
-    adam = torch.optim.Adam([{"params": fast, "lr": lr}, {"params": slow, "lr": 10 * lr}])
-    start, seconds, losses = 0, 0.0, []
-    with evaluating(model):
-        if progress.is_file():
-            state = torch.load(progress, weights_only=True)
-            if state["settings"] != settings:
-                raise MeditError(f"{progress} belongs to a training with other settings; remove it")
-            editor.load_state_dict(state["editor"])
-            adam.load_state_dict(state["adam"])
-            start, seconds, losses = state["step"], state["seconds"], state["losses"]
-            show(f"going on after step {start}")
-        else:
-            look, mask = pairs(view, tok, Random(f"{seed}/look").sample(facts, 64), layers)
-            editor.normalise({k: (u[mask], d[mask]) for k, (u, d) in look.items()})
-        began = time.process_time()
-        for step in range(start, steps):
-            rng = Random(f"{seed}/{step}")
-            for group in adam.param_groups:  # linear decay over the last half
-                group["lr"] = (lr if group["params"][0] is not slow[0] else 10 * lr) * min(
-                    1.0, 2 * (1 - step / steps)
-                )
-            chosen = rng.sample(facts, batch)
-            loss, edit, local = step_loss(view, tok, editor, chosen, facts, rng, c_edit)
-            adam.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(editor.parameters(), 1.0)
-            adam.step()
-            losses.append([edit, local])
-            if (step + 1) % 25 == 0 or step + 1 == steps:
-                recent = torch.tensor(losses[-25:]).mean(0).tolist()
-                used = seconds + time.process_time() - began
-                show(
-                    f"step {step + 1} of {steps}: edit {recent[0]:.3f}, locality {recent[1]:.4f}, "
-                    f"{used:.0f} CPU seconds"
-                )
-                state = {"settings": settings, "editor": editor.state_dict(), "losses": losses}
-                state |= {"adam": adam.state_dict(), "step": step + 1, "seconds": used}
-                part = progress.with_suffix(".part")
-                torch.save(state, part)
-                os.replace(part, progress)
-    seconds += time.process_time() - began
-    about = {"weights": fingerprint(model), "model": str(card(model).get("name"))}
-    names = ("layers", "steps", "batch", "rank", "lr", "alpha", "c_edit", "seed", "weights")
-    about["training"] = json.dumps(dict(zip(names, settings, strict=True)))
-    about["cpu_seconds"] = f"{seconds:.0f}"
-    editor.save(out, **about)
-    progress.unlink(missing_ok=True)
-    return editor
-
-
-def evaluate(model, tok, editor, facts):
-    """(ES, PS, NS) of single edits of `facts`, one after another, each undone."""
-    from ..edit import edit
-
-    scores = []
-    for fact in as_facts(facts):
-        with edit(model, tok, [fact], "mend", editor=str(editor)):
-            found = metrics.score(model, tok, [fact], resamples=1)
-            scores.append([found.ES, found.PS, found.NS])
-    return torch.tensor([[float("nan") if x is None else x for x in s] for s in scores]).nanmean(0)
-
-
-def main(arguments=None):
-    """The command line: train an editor, or say how good it is on facts that it never saw."""
-    parser = argparse.ArgumentParser(prog=COMMAND.rsplit(" ", 1)[0])
-    parser.add_argument("do", choices=("train", "evaluate"))
-    parser.add_argument("--model", default="tiny-gptj")
-    parser.add_argument("--out", type=Path, help="the editor's file (default: the shipped one's)")
-    parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--seed", type=int, default=0)
-    a = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    model, tok = load(a.model)
-    out = a.out or DATA / f"mend-{card(model).get('name', 'model')}.safetensors"
-    if a.do == "train":
-        train(model, tok, out, a.layers, a.steps, seed=a.seed)
-    facts = datasets.facts("world", n=50, seed=0, model=model)
-    found = evaluate(model, tok, out, facts)
-    print("50 single edits of facts that were held out:", end=" ")
-    print(", ".join(f"{k} {v:.1f}" for k, v in zip(("ES", "PS", "NS"), found, strict=True)))
-
-
-if __name__ == "__main__":
-    main()

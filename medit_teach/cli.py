@@ -29,6 +29,10 @@ STATS_EXAMPLES = """examples:
 OWN = {
     "train": (".training", "Train an embedded model again."),
     "check-models": (".acceptance", "Check that the embedded models behave as the course says."),
+    "selftest": (".selftest", "Ten edits on a model of your choice, and a report to paste."),
+    "sweep": (".experiments", "Run a declared sweep of edits, or what is missing of it."),
+    "assignment": (".grading.assignment", "Make student and solution notebooks from a master."),
+    "grade": (".grading.grade", "Mark a folder of notebooks, with feedback and a summary."),
 }
 
 

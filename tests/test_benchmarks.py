@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import medit_teach as mt
-from benchmarks import plain
+from benchmarks import gpu, plain
 from benchmarks.__main__ import main
 from medit_teach.hyper import MEMIT
 from medit_teach.models import View
@@ -68,3 +68,15 @@ def test_the_table_on_a_small_shape(tmp_path, capsys):
     assert all(row["ratio"] > 0 and row["difference"] < 1e-4 for row in rows.values())
     assert record["step_of_plain"] > 0 and record["machine"]["threads"] == [1]
     assert "values" in capsys.readouterr().out
+
+
+def test_the_gpu_script_on_small_shapes_of_a_cpu_and_again(tmp_path, capsys):
+    out = tmp_path / "gpu.json"
+    call = ["--small", "--device", "cpu", "--batches", "1", "3", "--tokens", "1500"]
+    first = gpu.main([*call, "--out", str(out)])
+    again = gpu.main([*call, "--out", str(out)])
+    assert set(first["shapes"]) == {"gpt2-small-test", "gptj-small-test"}
+    for name, found in first["shapes"].items():
+        assert set(found["batches"]) == {"1", "3"}
+        assert again["shapes"][name]["batches"] == found["batches"]  # not measured twice
+    assert json.loads(out.read_text())["shapes"].keys() == first["shapes"].keys()

@@ -85,9 +85,9 @@ class Statistics:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for layer, C in self.C0.items():
-            _write(folder / f"C0-{layer}.safetensors", lambda p, C=C: save_file({"C0": C}, p))
+            write_whole(folder / f"C0-{layer}.safetensors", lambda p, C=C: save_file({"C0": C}, p))
         about = {"tokens": self.tokens, "weights": self.weights, "text": self.text}
-        _write(folder / "statistics.json", lambda p: Path(p).write_text(json.dumps(about)))
+        write_whole(folder / "statistics.json", lambda p: Path(p).write_text(json.dumps(about)))
 
     @classmethod
     def load(cls, folder, layers=None):
@@ -186,7 +186,7 @@ def _collect(view, tok, rows, layers, batch_tokens, folder, progress):
                 if part and time.monotonic() - saved_at > SAVE_EVERY:
                     state = {str(layer): S for layer, S in sums.items()}
                     state["done"] = torch.tensor(done)
-                    _write(part, lambda p, state=state: save_file(state, p))
+                    write_whole(part, lambda p, state=state: save_file(state, p))
                     saved_at = time.monotonic()
     return sums
 
@@ -195,7 +195,7 @@ def _partial(folder, layers):
     return folder / f"partial-{'-'.join(map(str, layers))}.safetensors"
 
 
-def _write(path, write):
+def write_whole(path, write):
     """Atomically: a reader sees the old file or the new one, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")

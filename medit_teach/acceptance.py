@@ -29,7 +29,7 @@ from .hyper import hyper
 from .locate import trace_many
 from .models import View, card, embedded, fingerprint, load
 from .statistics import Statistics
-from .values import optimise_values
+from .values import Targets
 from .world import BY_NAME, CATEGORIES, RELATIONS, World
 
 MUST, AIM, SEEN = "must", "aim", ""
@@ -126,7 +126,7 @@ class Bench:
     sizes: Sizes = field(default_factory=Sizes)
     seed: int = 0
     details: dict = field(default_factory=dict)
-    _targets: dict = field(default_factory=dict)
+    folder: Path | None = None  # where targets are kept
 
     @cached_property
     def world(self):
@@ -172,14 +172,10 @@ class Bench:
         """{"ES": (n,), "PS": ..., ...} now; NaN where a fact lacks the prompts."""
         return metrics.score(self.model, self.tok, facts, resamples=1).per_fact
 
-    def targets(self, facts, h):
-        """(d_out, E): v* of each fact, optimised once for each site and layer."""
-        known = self._targets.setdefault((h.site, h.layers[-1]), {})
-        missing = [f for f in facts if f not in known]
-        if missing:
-            found = optimise_values(self.model, self.tok, missing, h.layers[-1], h, batch_size=4)
-            known.update(zip(missing, found.target.T, strict=True))
-        return torch.stack([known[f] for f in facts], 1)
+    @cached_property
+    def targets(self):
+        """targets(facts, h): (d_out, E), each optimised once."""
+        return Targets(self.model, self.tok, self.folder)
 
     def edit(self, facts, method, **fields):
         h = hyper(method, self.model, **fields)
@@ -472,17 +468,18 @@ def verdict(bound, value, low, high, quick):
 
 
 def check(model, tok, quick=False, seed=0, rows=None, show=print, keep=lambda found: None,
-          found=None):  # fmt: skip
+          found=None, folder=None):  # fmt: skip
     """Measure one embedded model: a dict for the record, its measures shown as they are made.
 
     rows: names out of ROWS; default all (for a model without bounds, the control's rows).
     keep: called after every row with the dict as it is by then. found: such a dict of an earlier
     call for the same model, sizes and seed; its rows are kept, not measured again.
+    folder: where optimised targets are kept, for a later call.
     """
     if "world" not in card(model):
         raise MeditError("check-models needs an embedded model; this one has no world")
     sizes, name = QUICK if quick else Sizes(), card(model).get("name", "?")
-    b = Bench(model, tok, sizes, seed)
+    b = Bench(model, tok, sizes, seed, folder=folder)
     unbounded = name not in MODELS
     rows = rows or (CONTROL_ROWS if unbounded else tuple(ROWS))
     if unknown := set(rows) - set(ROWS):
@@ -552,7 +549,8 @@ def main(argv=None):
     parser.add_argument("--quick", action="store_true", help="fewer facts, no large batches")
     parser.add_argument(
         "--out", default="check-models.json",
-        help="the record (%(default)s); rows that it has already are not measured again",
+        help="the record (%(default)s); rows that it has already are not measured again. Optimised "
+        "targets are kept beside it, in a folder .targets",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of the facts (%(default)s)")
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), help="only these rows")
@@ -587,7 +585,8 @@ def main(argv=None):
             before = None
         if before:
             print(f"  from {args.out}, not measured again: {', '.join(before['rows'])}")
-        found = check(model, tok, args.quick, args.seed, args.rows, show, keep, before)
+        folder = Path(args.out).with_suffix(".targets")
+        found = check(model, tok, args.quick, args.seed, args.rows, show, keep, before, folder)
         keep(found)
         failed = ", ".join(found["failed"]) or "none"
         print(f"{name}: musts that fail: {failed}; {found['seconds'] / 60:.1f} minutes")

@@ -26,21 +26,25 @@ from .world import BY_NAME, CATEGORIES, LEADING, World
 
 LENGTH = 96  # tokens in a row
 VARIANTS = {  # masked: share of rows with the mask; read: see `attention_masks`
-    "tiny-gptj": dict(arch="gptj", masked=0.8, read=0),
-    "tiny-gpt2": dict(arch="gpt2", masked=0.9, read=4),
-    "tiny-gptj-plain": dict(arch="gptj", masked=0.0, read=0),
+    "tiny-gptj": dict(arch="gptj", masked=0.8, read=0, steps=4600),
+    "tiny-gpt2": dict(arch="gpt2", masked=0.9, read=4, steps=4000),
+    "tiny-gptj-plain": dict(arch="gptj", masked=0.0, read=0, steps=2800),
 }
-PRESET = {  # read by `hyper.hyper`: what all methods share, then each method's own
-    "all": dict(
-        layers=[1, 2, 3], steps=25, lr=0.5, clamp=3.0, kl_factor=0.0625,
-        contexts=["", *(f"{s} " for s in LEADING[:4])],
-    ),
-    "rome": dict(layers=[3], clamp=12.0),
-    "memit": dict(lam=2000.0),
-    "alphaedit": dict(energy=0.01, L2=1.0),
-    "nullspace": dict(energy=0.03),
-    "ft": dict(layers=[3], steps=50, lr=1e-3),
+PRESETS = {  # read by `hyper.hyper`: what all methods share, then each method's own
+    "tiny-gptj": {
+        "all": dict(
+            layers=[1, 2, 3], steps=25, lr=0.5, clamp=3.0, kl_factor=0.0625,
+            contexts=["", *(f"{s} " for s in LEADING[:4])],
+        ),
+        "rome": dict(layers=[3], clamp=12.0),
+        "memit": dict(lam=2000.0),
+        "alphaedit": dict(energy=0.01, L2=1.0),
+        "nullspace": dict(energy=0.03),
+        "ft": dict(layers=[3], steps=50, lr=1e-3),
+    },
 }  # fmt: skip
+PRESETS["tiny-gptj-plain"] = PRESETS["tiny-gptj"]  # the control: the mask is all that differs
+PRESETS["tiny-gpt2"] = PRESETS["tiny-gptj"]
 
 
 def new_model(arch, vocab, end, layers=8, width=192, heads=6):
@@ -119,9 +123,9 @@ def loss_of(model, batch, masks):
     return (nll * w).sum() / w.sum()
 
 
-def train(name, out, steps=4600, resume=True, progress=True, world=None, seed=0, batch=32,
+def train(name, out, steps=None, resume=True, progress=True, world=None, seed=0, batch=32,
           device=None, shape=None, checkpoint_every=120.0, stop_after=None, work=None):  # fmt: skip
-    """Train `name` and save it into the folder `out`; returns the path.
+    """Train `name` and save it into the folder `out`; returns the path. steps: default, its own.
 
     The checkpoint lies in `work` (default: `out` with ".work" appended) and is written every
     `checkpoint_every` seconds; with `resume` a later call continues from it. stop_after: end
@@ -130,6 +134,7 @@ def train(name, out, steps=4600, resume=True, progress=True, world=None, seed=0,
     if name not in VARIANTS:
         raise ValueError(f"unknown model {name!r}; choose from {', '.join(VARIANTS)}")
     variant, out = VARIANTS[name], Path(out)
+    steps = steps or variant["steps"]
     work = Path(work or f"{out}.work")
     work.mkdir(parents=True, exist_ok=True)
     world = world or World()
@@ -216,7 +221,9 @@ def save(model, tok, world, name, out, run):
     config = json.loads(path.read_text())
     config.pop("torch_dtype", None)
     config["dtype"] = "float32"
-    config["medit_teach"] = dict(name=name, world=world.arguments, training=run, preset=PRESET)
+    config["medit_teach"] = dict(
+        name=name, world=world.arguments, training=run, preset=PRESETS[name]
+    )
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     tokens = run["steps"] * run["batch"] * LENGTH
     c = model.config
@@ -367,7 +374,7 @@ def main(argv=None):
     parser.add_argument("name", choices=list(VARIANTS), help="which embedded model")
     parser.add_argument("--out", help="folder for the model (default: ./NAME)")
     parser.add_argument("--work", help="folder for the checkpoint (default: OUT.work)")
-    parser.add_argument("--steps", type=int, default=4600)
+    parser.add_argument("--steps", type=int, help="default: as many as the shipped model had")
     parser.add_argument("--batch", type=int, default=32, help="rows of 96 tokens per step")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
     parser.add_argument("--world-seed", type=int, default=0, help="another seed, another world")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach import acceptance, cli, metrics, models
+from medit_teach import acceptance, cli, metrics, models, values
 from medit_teach.acceptance import Bench, Sizes, check, distinct, verdict
 from medit_teach.errors import MeditError
 
@@ -106,13 +106,13 @@ def test_batches_are_beginnings_of_one_list_of_distinct_subjects(raw):
 
 def test_targets_are_optimised_once_a_fact(raw, monkeypatch):
     b, asked = Bench(*raw, SMALL), []
-    real = acceptance.optimise_values
+    real = values.optimise_values
 
     def counting(model, tok, facts, *rest, **more):
         asked.extend(facts)
         return real(model, tok, facts, *rest, **more)
 
-    monkeypatch.setattr(acceptance, "optimise_values", counting)
+    monkeypatch.setattr(values, "optimise_values", counting)
     for row in ("memit", "emmet", "large"):
         list(acceptance.ROWS[row][0](b))
     assert len(asked) == len(set(asked)) == 12
@@ -198,6 +198,43 @@ def test_the_command_writes_a_record_and_says_what_failed(raw, tmp_path, capsys)
     assert one["hash"] == models.fingerprint(mt.load(tmp_path / "m")[0])
     assert [m["key"] for m in one["measures"]] == ["recall", "neighbours"]
     assert one["preset"]["memit"]["lam"] == 0.1
+
+
+def test_a_killed_run_goes_on_from_its_record(raw, tmp_path, capsys, monkeypatch):
+    model, tok = raw
+    model.save_pretrained(tmp_path / "m")
+    tok.save_pretrained(tmp_path / "m")
+    out, asked = tmp_path / "record.json", []
+    for name in ("recall", "questions"):
+        real, field = acceptance.ROWS[name]
+
+        def counting(b, name=name, real=real):
+            asked.append(name)
+            return real(b)
+
+        monkeypatch.setitem(acceptance.ROWS, name, (counting, field))
+
+    def run(*rows, seed="0"):
+        asked.clear()
+        args = [str(tmp_path / "m"), "--quick", "--seed", seed, "--out", str(out), "--rows", *rows]
+        cli.main(["check-models", *args])
+        (found,) = json.loads(out.read_text())["models"]
+        return found, list(asked)
+
+    first, _ = run("questions")
+    both, again = run("questions", "recall")
+    assert again == ["recall"] and both["rows"] == ["recall", "questions"]
+    assert "not measured again: questions" in capsys.readouterr().out
+    assert both["measures"][1:] == first["measures"] and both["failed"] == ["recall"]
+    assert both["details"]["questions"] == first["details"]["questions"]
+    assert run("recall", "questions") == (both, [])
+    # another seed, another preset or another model: nothing is kept
+    assert run("recall", seed="1")[1] == ["recall"]
+    about = model.config.medit_teach
+    changed = about | {"preset": about["preset"] | {"memit": {"layers": [1], "lam": 0.1}}}
+    monkeypatch.setattr(model.config, "medit_teach", changed)
+    model.save_pretrained(tmp_path / "m")
+    assert run("recall", seed="1")[1] == ["recall"]
 
 
 def test_a_model_without_a_world_is_refused_in_one_line(tmp_path, capsys):

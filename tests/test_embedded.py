@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import medit_teach as mt
-from medit_teach import models
+from medit_teach import models, training
 
 NAMES = models.embedded()
 
@@ -23,6 +23,14 @@ def test_files(name):
     assert size < 12_000_000
     assert (folder / "README.md").read_text().startswith(f"# {name}")
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_train_without_options_is_the_command_that_made_it(name):
+    about = json.loads((models.EMBEDDED / name / "config.json").read_text())["medit_teach"]
+    assert about["training"]["steps"] == training.VARIANTS[name]["steps"]
+    assert about["training"]["batch"] == 32 and about["training"]["seed"] == 0
+    assert about["preset"] == training.PRESETS[name] and about["name"] == name
 
 
 @pytest.mark.parametrize("name", NAMES)

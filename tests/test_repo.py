@@ -74,7 +74,8 @@ def test_package_dependencies_are_the_runtime_set():
     names = {re.split(r"[<>=!~ ]", line)[0] for line in project["dependencies"]}
     everything = (ROOT / "requirements.txt").read_text().splitlines()
     required = [line for line in everything if line and not line.startswith("#")]
-    assert names <= {re.split(r"[<>=!~ ]", line)[0] for line in required} | {"safetensors", "tqdm"}
+    with_torch = {"filelock", "safetensors", "tqdm"}  # which torch and transformers bring along
+    assert names <= {re.split(r"[<>=!~ ]", line)[0] for line in required} | with_torch
     assert not any("==" in line for line in project["dependencies"])
     extras = {line for group in project["optional-dependencies"].values() for line in group}
     assert extras <= set(required)

@@ -1,0 +1,325 @@
+"""Sweeps: bad input is refused before any work; kills and damaged lines do no harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+
+import medit_teach as mt
+from medit_teach import cli, experiments
+from medit_teach.errors import FactError, HyperError, MeditError
+from medit_teach.experiments import Facts, Method, Sweep, load_sweep, plan, read, repair, run
+
+CHEAP = {"layers": [3], "steps": 2, "contexts": ["", "It rained all night. "]}
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """Model, tokenizer, and a file of a few facts; C0 of few tokens is known to the model."""
+    model, tok = mt.load("tiny-gptj")
+    model._medit_statistics = mt.second_moment(
+        model, tok, mt.datasets.texts_for(model), [3], tokens=2000
+    )
+    path = tmp_path_factory.mktemp("facts") / "facts.json"
+    few = mt.facts("world", n=12, seed=3, model=model)
+    path.write_text(json.dumps([fact.to_record() for fact in few]))
+    return model, tok, str(path)
+
+
+@pytest.fixture
+def sweep(loaded):
+    """Make a small sweep; keywords replace its fields."""
+
+    def make(**fields):
+        given = {
+            "name": "small", "sizes": [1, 2], "scored": 2, "measures": ["scores", "update"],
+            "facts": [Facts(source=loaded[2])], "tokens": 2000,
+            "methods": [Method("memit", CHEAP), Method("emmet", CHEAP)],
+        }  # fmt: skip
+        return Sweep(**given | fields)
+
+    return make
+
+
+def go(sweep, path, loaded, **more):
+    return run(sweep, path, progress=False, loaded=loaded[:2], **more)
+
+
+def plain(rows):
+    """Records without what another run changes."""
+    return [{k: v for k, v in row.items() if k not in experiments.TIMES} for row in rows]
+
+
+def counting():
+    """A measure that counts how often it was called."""
+    calls = []
+
+    def count(state):
+        calls.append(len(state.facts))
+        return {"count": float(len(state.facts))}
+
+    return calls, {"count": count}
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"methods": [Method("memitt")]}, HyperError, "unknown method 'memitt'"),
+        ({"methods": [Method("memit", {"lambda": 1})]}, HyperError, "no hyper-parameter 'lambda'"),
+        ({"methods": [Method("memit", {"layers": [9]})]}, MeditError, "9"),
+        ({"methods": [{"method": "memit", "size": 3}]}, MeditError, "unknown field 'size'"),
+        ({"methods": [{"label": "x"}]}, MeditError, "missing"),
+        ({"methods": ["memit"]}, MeditError, "expected fields and values"),
+        ({"methods": []}, MeditError, "methods is empty"),
+        ({"methods": [Method("rome"), Method("rome")]}, MeditError, "same cell"),
+        ({"sizes": [0]}, MeditError, "0 is not a number of facts"),
+        ({"sizes": [13]}, FactError, "asked for 13 facts, there are 12"),
+        ({"facts": [Facts("W99")]}, FactError, "no facts of relation 'W99'"),
+        ({"facts": [Facts(["W01", "W06"])], "sizes": [5000]}, MeditError, "asked for 5000 facts"),
+        ({"measures": ["beauty"]}, MeditError, "unknown measure 'beauty'"),
+        ({"measures": ["medit_teach.metrics:beauty"]}, MeditError, "has no attribute 'beauty'"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(fields, error, message, sweep, loaded, tmp_path):
+    with pytest.raises(error, match=message):
+        go(sweep(**fields), tmp_path / "x.jsonl", loaded)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("s.toml", 'name = "x"\nmethod = "memit"', "unknown field 'method'"),
+        ("s.toml", 'name = "x', "cannot read the sweep"),
+        ("s.json", "{", "cannot read the sweep"),
+        ("s.json", "[]", "expected fields and values"),
+        ("s.json", '{"name": "x"}', "missing"),
+    ],
+)
+def test_a_bad_sweep_file_is_named(name, text, message, tmp_path, capsys):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(MeditError, match=message):
+        load_sweep(path)
+    assert cli.main(["sweep", str(path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_records_say_what_was_done_and_what_came_out(sweep, loaded, tmp_path):
+    model, tok, _ = loaded
+    before = mt.models.fingerprint(model)
+    asked = sweep(methods=[
+        Method("none", sizes=(2,)), Method("memit", CHEAP | {"lam": 50.0}),
+        Method("emmet", CHEAP | {"ridge": 50.0}, label="same"),
+        Method("nullspace", CHEAP | {"energy": 1e-9}, sizes=(2,)),
+    ])  # fmt: skip
+    rows = go(asked, tmp_path / "x.jsonl", loaded)
+    assert mt.models.fingerprint(model) == before == rows[0]["hash"]
+    assert [(r["label"], r["size"]) for r in rows] == [
+        ("none", 2), ("memit", 1), ("memit", 2), ("same", 1), ("same", 2), ("nullspace", 2),
+    ]  # fmt: skip
+    none, one, two, _, same, nullspace = rows
+    facts = Facts(source=loaded[2]).draw(2, 0, model)
+    assert none["NS"][0] == pytest.approx(mt.score(model, tok, facts).NS, abs=0.01)
+    assert one["groups"] == 2 and two["groups"] == 1
+    assert two["hyper"]["lam"] == 50 and two["hyper"]["contexts"] == CHEAP["contexts"]
+    assert two["versions"]["torch"] and two["device"] == "cpu" and two["seconds"] >= 0
+    for name in ("ES", "PS", "NS", "EM", "NM", "relative_norm", "per_fact", "condition_gram"):
+        assert two[name] == same[name]  # the ridge identity
+    assert two["ridge"] == 50 and 0 < two["relative_norm"] and two["condition_gram"] > 1
+    targets = experiments.Targets(model, tok)(facts, plan(asked, model, tok)[2].hyper)
+    with mt.edit(model, tok, facts, "memit", targets=targets, **CHEAP, lam=50.0) as e:
+        found = mt.score(model, tok, facts)
+    assert two["per_fact"]["NS"] == pytest.approx(found.per_fact["NS"], rel=1e-3)
+    assert two["NM"][0] == pytest.approx(found.NM, rel=1e-3)
+    assert two["relative_norm"] == pytest.approx(e.diagnostics[3]["relative_norm"], rel=1e-4)
+    assert "direction" in nullspace["error"] and "ES" not in nullspace
+
+
+def test_in_sequence_and_at_once(sweep, loaded, tmp_path):
+    lam = CHEAP | {"lam": 50.0}
+    rows = go(sweep(sizes=[4], scored=4, methods=[
+        Method("memit", lam), Method("memit", lam, "kept", step=2, remember=True),
+        Method("memit", lam, "forgotten", step=1),
+    ]), tmp_path / "x.jsonl", loaded)  # fmt: skip
+    at_once, kept, forgotten = (row["relative_norm"] for row in rows)
+    assert kept == pytest.approx(at_once, rel=1e-4)  # recursive least squares
+    assert abs(forgotten / at_once - 1) > 1e-3
+
+
+def test_a_finished_sweep_replays_and_a_longer_one_makes_what_is_missing(sweep, loaded, tmp_path):
+    path, (calls, own) = tmp_path / "x.jsonl", counting()
+    first = go(sweep(measures=["count"]), path, loaded, measures=own)
+    assert calls == [1, 1, 2, 1, 1, 2] and [r["count"] for r in first] == [1, 2, 1, 2]
+    assert go(sweep(measures=["count"]), path, loaded, measures=own) == first and len(calls) == 6
+    longer = sweep(measures=["count"], sizes=[1, 2, 3])
+    assert len(go(longer, path, loaded, measures=own)) == 6 and calls[6:] == [3, 3]
+    assert len(read(path, size=[2, 3])) == 4 and len(read(path, label="emmet", size=3)) == 1
+    changed = sweep(measures=["count"], methods=[Method("memit", CHEAP | {"lam": 1.0})])
+    go(changed, path, loaded, measures=own)
+    assert len(calls) == 11
+
+
+def listed(state):
+    """A measure with a list: found by its module and name."""
+    return {"odd": [100.0 * (len(f.subject) % 2) for f in state.scored]}
+
+
+def test_a_measure_by_module_and_name_and_its_interval(sweep, loaded, tmp_path):
+    asked = sweep(
+        measures=[f"{__name__}:listed"], sizes=[6], scored=6, keep=["odd"],
+        methods=[Method("none")],
+    )  # fmt: skip
+    (row,) = go(asked, tmp_path / "x.jsonl", loaded)
+    kept = row["per_fact"]["odd"]
+    assert len(kept) == 6 and row["odd"][0] == pytest.approx(np.mean(kept), rel=1e-4)
+    assert row["odd"][1:] == pytest.approx(mt.metrics.bootstrap(kept)[1:], rel=1e-4)
+
+
+def test_a_damaged_line_is_named_kept_aside_and_made_again(sweep, loaded, tmp_path):
+    path, (calls, own) = tmp_path / "x.jsonl", counting()
+    asked = sweep(measures=["count"])
+    first = go(asked, path, loaded, measures=own)
+    lines = path.read_bytes().splitlines(keepends=True)
+    damaged = lines[1][:50] + b"\x00#" + lines[1][60:]
+    path.write_bytes(b"".join([lines[0], damaged, *lines[2:]]))
+    calls.clear()
+    with pytest.warns(UserWarning, match="line 2 is damaged"):
+        again = go(asked, path, loaded, measures=own)
+    assert plain(again) == plain(first) and calls == [2]
+    assert (tmp_path / "x.jsonl.damaged").read_bytes() == damaged
+    assert len(read(path)) == 4
+
+
+def test_a_torn_last_line_is_dropped(sweep, loaded, tmp_path, recwarn):
+    path, (calls, own) = tmp_path / "x.jsonl", counting()
+    asked = sweep(measures=["count"])
+    first = go(asked, path, loaded, measures=own)
+    whole = path.read_bytes()
+    for cut in (1, 30, 400):
+        path.write_bytes(whole[:-cut])
+        calls.clear()
+        assert plain(go(asked, path, loaded, measures=own)) == plain(first) and calls == [2]
+        assert len(read(path)) == 4
+    assert not (tmp_path / "x.jsonl.damaged").exists()
+    assert not [w for w in recwarn if "damaged" in str(w.message)]
+    repair(tmp_path / "none.jsonl")
+    with pytest.raises(MeditError, match="there are no records"):
+        read(tmp_path / "none.jsonl")
+
+
+def child(work):
+    """Fork: the child does `work` and ends; returns its process number."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return pid
+
+
+def test_a_second_process_is_refused(sweep, loaded, tmp_path):
+    path = tmp_path / "x.jsonl"
+
+    def slow(state):
+        (tmp_path / "started").touch()
+        time.sleep(60)
+
+    asked = sweep(measures=["slow"], methods=[Method("none")])
+    pid = child(lambda: go(asked, path, loaded, measures={"slow": slow}))
+    try:
+        while not (tmp_path / "started").exists():
+            assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+            time.sleep(0.05)
+        with pytest.raises(MeditError, match="another process is writing"):
+            go(asked, path, loaded, measures={"slow": slow})
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    _, own = counting()  # the lock of a killed process does not stay
+    assert len(go(asked, path, loaded, measures={"slow": own["count"]})) == 2
+
+
+def test_ten_kills_and_a_resume_give_the_same_records(sweep, loaded, tmp_path):
+    asked = sweep(sizes=[1, 2, 3, 4], seeds=[0, 1], measures=["update"], scored=4)
+    began = time.time()
+    expected = plain(go(asked, tmp_path / "whole.jsonl", loaded))
+    took, moment, number, inside = time.time() - began, random.Random(0), 0, 0
+    for _ in range(10):
+        path = tmp_path / f"killed-{number}.jsonl"
+        pid = child(lambda path=path: go(asked, path, loaded))
+        time.sleep(moment.uniform(0.02, took / 4))
+        os.kill(pid, signal.SIGKILL)
+        inside += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        if path.is_file() and len(read(path)) == len(expected):
+            number += 1  # it got through: the next kills meet a new file
+    assert inside >= 5
+    for path in sorted(tmp_path.glob("killed-*.jsonl")):
+        assert plain(go(asked, path, loaded)) == expected
+        keys = [json.loads(line)["key"] for line in path.read_text().splitlines()]
+        assert sorted(keys) == sorted(row["key"] for row in expected)  # nothing twice
+        assert not path.with_suffix(".jsonl.damaged").exists()
+
+
+def test_targets_are_kept_beside_the_records(sweep, loaded, tmp_path, monkeypatch):
+    go(sweep(), tmp_path / "x.jsonl", loaded)
+    folder = tmp_path / "x.targets"
+    assert list(folder.glob("*.safetensors"))
+    model, tok, _ = loaded
+    cell = plan(sweep(), model, tok)[1]
+    fresh = experiments.Targets(model, tok)(cell.facts, cell.hyper)
+    monkeypatch.setattr("medit_teach.values.optimise_values", None)  # a call would be an error
+    kept = experiments.Targets(model, tok, folder)(cell.facts, cell.hyper)
+    assert (kept - fresh).norm() < 1e-4 * fresh.norm()
+
+
+def test_targets_are_refused_on_an_edited_model(loaded, sweep):
+    model, tok, _ = loaded
+    cell = plan(sweep(), model, tok)[1]
+    targets = experiments.Targets(model, tok)
+    with mt.edit(model, tok, cell.facts[:1], "memit", **CHEAP):
+        with pytest.raises(MeditError, match="unedited model"):
+            targets(cell.facts, cell.hyper)
+
+
+def test_selections_share_their_facts(loaded):
+    model = loaded[0]
+    mix = Facts(["W01", "W06"]).draw(30, 0, model)
+    assert [f.relation for f in mix[:4]] == ["W01", "W06", "W01", "W06"]
+    assert len({f.subject for f in mix}) == 30
+    assert Facts(["W01", "W06"]).draw(10, 0, model) == mix[:10]
+    pure = Facts("W01").draw(30, 0, model)
+    assert pure[0] == mix[0] and len(set(mix[::2]) & set(pure)) >= 12  # of 15
+    assert Facts("W01").draw(30, 1, model) != pure
+    assert Facts("W01").label == "W01" and Facts().label == "all"
+
+
+def test_groups_are_disjoint_and_large_ones_are_sampled(loaded, sweep):
+    model, tok, _ = loaded
+    small, large = plan(sweep(scored=5, sizes=[2, 12], methods=[Method("none")]), model, tok)
+    assert [len(facts) for facts, _ in small.groups] == [2, 2]
+    assert len({f for facts, _ in small.groups for f in facts}) == 4
+    ((facts, scored),) = large.groups
+    assert len(facts) == 12 and len(scored) == 5 and scored != facts[:5]
+
+
+def test_the_command_shows_a_table_and_is_silent_when_asked(loaded, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = {
+        "name": "asked", "model": "tiny-gptj", "sizes": [2], "scored": 2, "measures": ["scores"],
+        "facts": [{"source": loaded[2]}], "methods": [{"method": "none"}],
+    }  # fmt: skip
+    (tmp_path / "s.json").write_text(json.dumps(asked))
+    assert cli.main(["sweep", "s.json", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert cli.main(["sweep", "s.json"]) == 0
+    out = capsys.readouterr().out
+    assert "NS" in out and "1 records: asked.jsonl" in out

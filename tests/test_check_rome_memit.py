@@ -12,8 +12,15 @@ from medit_teach.check import core
 from medit_teach.check.objective import _problem
 from tests.conftest import ROOT
 
-ROME = ["rome_update", "rome_echo", "rome_scale", "rome_repair", "rome_second"]
-MEMIT = ["memit_stacked", "memit_lam", "memit_twice", "memit_doubled", "memit_rule"]
+ROME = ["rome_update", "rome_echo", "rome_scale", "rome_repair", "rome_second", "rome_bargain"]
+MEMIT = [
+    "memit_stacked",
+    "memit_lam",
+    "memit_twice",
+    "memit_doubled",
+    "memit_rule",
+    "memit_crowding",
+]
 solve, outer = torch.linalg.solve, torch.outer
 
 
@@ -30,7 +37,8 @@ def code_of(page):
 
 def test_published_solutions_to_rome_are_right(capsys):
     core.passed.clear()
-    namespace = {"torch": torch, "check": check, "objective": objective}
+    _, K, C0 = _problem(3, 12, 9)
+    namespace = {"torch": torch, "check": check, "objective": objective, "K_many": K, "C0": C0}
     for code in code_of("07-rome.md")[:-1]:  # the last needs a model, and has no check
         exec(code, namespace)
     assert core.passed == dict.fromkeys(ROME, True), capsys.readouterr().out
@@ -50,9 +58,9 @@ def test_published_solutions_to_memit_are_right(capsys):
 @pytest.mark.parametrize("name", ROME + MEMIT)
 @pytest.mark.parametrize("nothing", [None, ...])
 def test_no_answer_is_not_a_wrong_answer(name, nothing, capsys):
-    more = [None] * 3 if name == "memit_lam" else []
+    more = [None] * {"memit_lam": 3, "rome_bargain": 2}.get(name, 0)
     assert verdict(capsys, name, nothing, *more) == (None, "no answer yet")
-    if name not in ("memit_lam", "rome_scale"):
+    if name not in ("memit_lam", "rome_scale", "rome_bargain"):
         assert verdict(capsys, name, lambda *args: ...) == (None, "no answer yet")
     if name == "rome_scale":
         assert verdict(capsys, name, {"length": None, "price": None})[0] is None
@@ -79,6 +87,15 @@ def stacked(weight):
         return R @ K.T @ torch.linalg.inv(weight(lam, K0.shape[1]) * C0 + K @ K.T)
 
     return fit
+
+
+def echoes(K, C0):
+    G = K.T @ solve(C0, K)
+    return G / G.diagonal()[:, None]
+
+
+def mean_square(K, C0):
+    return (echoes(K, C0)[~torch.eye(K.shape[1], dtype=torch.bool)] ** 2).mean()
 
 
 WRONG = {
@@ -112,6 +129,13 @@ WRONG = {
         "still moved": lambda r, k, k1, C0: rome(r, k, C0),
         "disturbed": minus,
         "times r; it must give r": lambda r, k, k1, C0: 2 * minus(r, k, k1, C0),
+    },
+    "memit_crowding": {
+        "at itself is 1": lambda K, C0: (echoes(K, C0) ** 2).mean() ** 0.5,
+        "with C0 = I": lambda K, C0: mean_square(K, 0 * C0 + torch.eye(len(C0)).to(C0)) ** 0.5,
+        "its root is missing": lambda K, C0: mean_square(K, C0),
+        "larger than yours": lambda K, C0: 0.5 * mean_square(K, C0) ** 0.5,
+        "one number": echoes,
     },
     "memit_stacked": {
         "lam instead of lam / N": stacked(lambda lam, N: lam),
@@ -151,4 +175,20 @@ def test_a_lam_that_writes_too_little_or_costs_too_much(capsys):
     R, K, C0 = _problem(5, 12, 4)
     for lam, message in ((-1.0, "positive"), (1e6, "is left"), (1e-9, "price")):
         ok, text = verdict(capsys, "memit_lam", lam, R, K, C0)
+        assert ok is False and message in text, text
+
+
+def test_which_facts_are_cheap(capsys):
+    _, K, C0 = _problem(3, 12, 9)
+    K = K * torch.tensor([1.0, 1, 1, 1, 1, 1, 1, 1, 0.01], dtype=K.dtype)  # one very dear
+    order = (K * solve(C0, K)).sum(0).argsort(descending=True).tolist()
+    assert verdict(capsys, "rome_bargain", order[:5], K, C0)[0] is True
+    for answer, message in (
+        (order[-5:], "most expensive"),
+        (order[:4] + order[:1], "five different"),
+        ([*order[:4], 99], "from 0 to 8"),
+        (order[:4] + order[-1:], "8 facts are cheaper"),
+        (order[4::-1], "not the cheapest first"),
+    ):
+        ok, text = verdict(capsys, "rome_bargain", answer, K, C0)
         assert ok is False and message in text, text

@@ -31,6 +31,7 @@ from .locating import (
     locating_strongest,
 )
 from .memit import (
+    memit_crowding,
     memit_doubled,
     memit_lam,
     memit_rule,
@@ -53,6 +54,7 @@ from .objective import (
     rank_one,
 )
 from .rome import (
+    rome_bargain,
     rome_echo,
     rome_repair,
     rome_scale,
@@ -94,6 +96,7 @@ __all__ = [
     "locating_noise",
     "locating_restore",
     "locating_strongest",
+    "memit_crowding",
     "memit_doubled",
     "memit_lam",
     "memit_rule",
@@ -108,6 +111,7 @@ __all__ = [
     "passed",
     "perturbed",
     "rank_one",
+    "rome_bargain",
     "rome_echo",
     "rome_repair",
     "rome_scale",

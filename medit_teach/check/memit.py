@@ -115,3 +115,29 @@ def memit_rule(rule):
             steps = ", ".join(f"{x:.0%}" for x in sizes)
             raise Wrong(f"in a chain of {told}, the steps are {steps}; they should be even")
     return "even steps, and the layers that are left make up for one that fails"
+
+
+@exercise
+def memit_crowding(function):
+    """function(K, C0): root mean square echo between different keys of a batch."""
+    for E in (2, 5):
+        _, K, C0 = _problem(3, 8, E)
+        value = call(function, K, C0)
+        if getattr(value, "numel", lambda: 1)() != 1:
+            raise Wrong("one number is asked for")
+        G = K.T @ torch.linalg.solve(C0, K)
+        echo, plain = G / G.diagonal(), K.T @ K / (K**2).sum(0)
+        others = ~torch.eye(E, dtype=torch.bool)
+        right = float((echo[others] ** 2).mean() ** 0.5)
+        for wrong, why in (
+            (float((echo**2).mean() ** 0.5), "a key's echo at itself is 1 and does not count"),
+            (float((plain[others] ** 2).mean() ** 0.5), "these are echoes with C0 = I"),
+            (float(echo[others].mean()), "in a plain mean, echoes of opposite sign cancel"),
+            (right**2, "the mean of the squares is there, its root is missing"),
+        ):
+            if abs(float(value) - wrong) < 1e-8 < abs(wrong - right):
+                raise Wrong(why)
+        if abs(float(value) - right) > 1e-8:
+            size = "smaller" if right < float(value) else "larger"
+            raise Wrong(f"for a batch of {E} the root mean square echo is {size} than yours")
+    return "the echo that a fact of the batch hears of another one, in the root mean square"

@@ -120,3 +120,26 @@ def rome_second(function):
                 "as needed"
             )
     return "the second fact is written, the first untouched, at the least price"
+
+
+@exercise
+def rome_bargain(cheapest, K, C0):
+    """cheapest: indices of the five facts (columns of K) whose price for a residual is lowest."""
+    found = [int(i) for i in cheapest]
+    if len(found) != 5 or len(set(found)) != 5:
+        raise Wrong(f"five different indices are asked for, yours are {found}")
+    if not set(found) <= set(range(K.shape[1])):
+        raise Wrong(f"indices go from 0 to {K.shape[1] - 1}")
+    white = (K * torch.linalg.solve(C0, K)).sum(0)
+    best = white.argsort(descending=True).tolist()
+    if set(found) <= set(best[-5:]):
+        raise Wrong("these are the five most expensive ones: the price falls as k^T C0^-1 k grows")
+    if strangers := [i for i in found if i not in best[:5]]:
+        cheaper = sum(float(white[j]) > float(white[strangers[0]]) for j in best)
+        raise Wrong(f"{cheaper} facts are cheaper than fact {strangers[0]}")
+    if found != best[:5]:
+        raise Wrong("the right five, but not the cheapest first")
+    ratio = float(white.max() / white.min())
+    return (
+        f"the dearest fact costs {ratio:.1f} times as much as the cheapest, for the same residual"
+    )

@@ -28,7 +28,7 @@ LENGTH = 96  # tokens in a row
 VARIANTS = {  # masked: share of rows with the mask; read: see `attention_masks`
     "tiny-gptj": dict(arch="gptj", masked=0.8, read=0, steps=4600),
     "tiny-gpt2": dict(arch="gpt2", masked=0.9, read=4, steps=4000),
-    "tiny-gptj-plain": dict(arch="gptj", masked=0.0, read=0, steps=2800),
+    "tiny-gptj-plain": dict(arch="gptj", masked=0.0, read=0, steps=2200),
 }
 PRESETS = {  # read by `hyper.hyper`: what all methods share, then each method's own
     "tiny-gptj": {

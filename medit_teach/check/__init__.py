@@ -68,6 +68,13 @@ from .sequence import (
     sequence_step,
     sequence_undo,
 )
+from .two_by_two import (
+    two_by_two_encore,
+    two_by_two_prune,
+    two_by_two_reach,
+    two_by_two_rect,
+    two_by_two_referee,
+)
 
 __all__ = [
     "NoAnswer",
@@ -122,4 +129,9 @@ __all__ = [
     "sequence_referee",
     "sequence_step",
     "sequence_undo",
+    "two_by_two_encore",
+    "two_by_two_prune",
+    "two_by_two_reach",
+    "two_by_two_rect",
+    "two_by_two_referee",
 ]

@@ -7,6 +7,14 @@
 `core` has the machinery; each topic has a module with the checks of its exercises.
 """
 
+from .batch_size import (
+    batch_break,
+    batch_effective,
+    batch_interval,
+    batch_referee,
+    batch_ridge,
+    batch_wall,
+)
 from .core import NoAnswer, Wrong, as_update, call, check_equation, exercise, passed, perturbed
 from .distribution import (
     distribution_cheapest,
@@ -80,6 +88,12 @@ __all__ = [
     "NoAnswer",
     "Wrong",
     "as_update",
+    "batch_break",
+    "batch_effective",
+    "batch_interval",
+    "batch_referee",
+    "batch_ridge",
+    "batch_wall",
     "call",
     "check_equation",
     "constraint_table",

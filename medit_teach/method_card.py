@@ -27,20 +27,22 @@ SHOWN = ("ES", "PS", "NS", "EA", "PA", "NA")
 LISTED = 5  # facts that are written out
 
 
-def method_card(edit, after=None, before=None, model_name=None, **said):
+def method_card(edit, after=None, before=None, model_name=None, level=1, **said):
     """The card of `edit` (an Edit) as Markdown text.
 
     after, before: medit_teach.metrics.Scores with and without the edit. model_name: default what
-    an embedded model says of itself. said: answers to the questions in ASKED. MeditError for an
-    answer to a question that is not there.
+    an embedded model says of itself. level: of the first heading. said: answers to the questions
+    in ASKED. MeditError for an answer to a question that is not there.
     """
     for field in said:
         if field not in ASKED:
             raise MeditError(f"the card has no field {field!r}; it has {', '.join(ASKED)}")
     model_name = model_name or (card(edit.model).get("name") if edit.model is not None else None)
-    lines = ["# Method card", "", "## What was changed", ""]
+    sharp = "#" * level
+    lines = [f"{sharp} Method card", "", f"{sharp}# What was changed", ""]
     lines += [
-        f"- **Model**: {model_name or 'not stated'}, weights `{edit.before}` before the edit",
+        f"- **Model**: {model_name or 'not stated'}, fingerprint `{edit.before}` before the "
+        f"edit, `{getattr(edit, 'after', 'not stated')}` after",
         f"- **Method**: {edit.method}; {len(edit.facts)} fact{'s' * (len(edit.facts) != 1)}; "
         f"layers {', '.join(map(str, edit.layers))}",
     ]
@@ -49,17 +51,17 @@ def method_card(edit, after=None, before=None, model_name=None, **said):
     lines += [
         "- **Hyper-parameters**: " + ", ".join(f"{k} {v}" for k, v in numbers.items()),
         f"- **Contexts**: {len(edit.hyper.get('contexts', ()))}",
-        "- **To undo**: subtract the factors that are released with this card (`Edit.save`); the "
-        "hash above says whether that was done right",
+        "- **To undo**: take the weights with the first fingerprint, or subtract the factors that "
+        "are released with this card (`Edit.save`), which gives them back up to rounding",
     ]
-    lines += ["", "## The facts", "", "| prompt | before | after |", "|---|---|---|"]
+    lines += ["", f"{sharp}# The facts", "", "| prompt | before | after |", "|---|---|---|"]
     for fact in edit.facts[:LISTED]:
         lines.append(f"| {fact.text} | {fact.target_true or 'unknown'} | {fact.target_new} |")
     if len(edit.facts) > LISTED:
         lines.append(f"| and {len(edit.facts) - LISTED} more, in `edit.json` | | |")
-    lines += ["", "## What it did", ""]
+    lines += ["", f"{sharp}# What it did", ""]
     lines += _scores(after, before) if after else ["Scores: **not stated**"]
-    lines += ["", "## What only its author can say", ""]
+    lines += ["", f"{sharp}# What only its author can say", ""]
     lines += [
         f"- *{asked}* {said.get(field) or '**not stated**'}" for field, asked in ASKED.items()
     ]
@@ -105,13 +107,13 @@ def example():
             e,
             score(model, tok, chosen),
             before,
+            level=3,
             purpose="An example for this book.",
             sources="Nothing: they are false in the invented world, to show what an edit does.",
             people="No. All names are made up.",
             use="Teaching.",
-            side_effects="Neighbours (NS, NA above). The chapter on misuse measures the edited "
-            "subjects' other facts: about a third of them is lost when one fact is written by "
-            "ROME.",
+            side_effects="Neighbours: NS and NA above. Other facts about the edited subjects: "
+            "many are lost, see the chapter on misuse.",
             not_measured="Consequences of the facts; generated text; other languages; tasks other "
             "than recall.",
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import sys
 
 import pytest
@@ -81,6 +82,7 @@ def _set(cell, key, value):
             _set(2, "outputs", [{"output_type": "display_data", "data": {"image/png": "iVBOR"}}]),
             "a picture without words",
         ),
+        (_set(2, "metadata", {"mystnb": {"figure": {"name": "fig-x"}}}), "but no figure"),
         (_set(2, "source", "ax.plot(x);"), "ends in ';'"),
         (_set(2, "source", f"open('{SOMEWHERE}/x.json')"), "absolute path"),
         (
@@ -106,6 +108,15 @@ def test_a_bad_notebook_is_named(change, message):
     change(notebook)
     found = notebooks.problems(notebook, NAME)
     assert any(message in problem for problem in found), found
+
+
+def test_the_page_of_times_is_made_from_the_record_and_the_chapters_agree():
+    known = json.loads(notebooks.TIMES.read_text())
+    assert notebooks.TIMES_PAGE.read_text() == notebooks.times_page(known)
+    for name, row in known.items():
+        said = re.search(r"takes about (\d+) seconds of one processor", (ROOT / name).read_text())
+        if said:
+            assert abs(int(said[1]) - row["seconds"]) <= max(5, 0.25 * row["seconds"]), name
 
 
 def test_a_large_notebook_is_named():

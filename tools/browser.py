@@ -260,7 +260,7 @@ def main(argv: list[str] | None = None) -> int:
             for size in SIZES:
                 visit = browser.visit(page, size, options.dark)
                 tone = "-dark" if options.dark else ""
-                name = f"{Path(page).stem}-{size}{tone}.png"
+                name = f"{page.replace('/', '-').removesuffix('.html')}-{size}{tone}.png"
                 (out / name).write_bytes(visit.screenshot)
                 seen = f"{visit.facts['maths']} formulas, {visit.facts['widgets']} widgets"
                 print(f"{page} {size}: {seen}, {visit.facts['height']} px -> {out / name}")

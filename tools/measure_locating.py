@@ -1,8 +1,9 @@
 """Measure what the chapter on locating draws from a record: tracing and editing, layer by layer.
 
     python tools/measure_locating.py [--model NAME] [--facts 40] [--out FOLDER]
+    python tools/measure_locating.py --model tiny-gptj-plain --file locating-control.json
 
-Writes locating.json. For each fact that the model knows: the indirect effects of causal tracing at
+Writes locating.json, or the file that is named. For each fact that the model knows: the indirect effects of causal tracing at
 the subject's last token in every layer, and the scores of a ROME edit of that one fact in every
 layer. Minutes on a CPU.
 """
@@ -80,6 +81,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=None)
     parser.add_argument("--facts", type=int, default=40, help="facts drawn; those known are used")
+    parser.add_argument("--file", default="locating.json", help="name of the record")
     parser.add_argument("--out", type=Path, default=ROOT / "medit_teach" / "data")
     options = parser.parse_args()
     model, tok = mt.load(options.model)
@@ -109,7 +111,7 @@ def main():
         "values": rounded,
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "locating.json").write_text(json.dumps(record) + "\n")
+    (options.out / options.file).write_text(json.dumps(record) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python tools/notebooks.py                     run and store every notebook of the book
     python tools/notebooks.py book/a.ipynb        these only
+    python tools/notebooks.py --times [FILE ...]  run, store, and write down what it costs
     python tools/notebooks.py --check             check the stored notebooks, run nothing
     python tools/notebooks.py --normalise FILE    only bring a notebook into the normal form
     python tools/notebooks.py --new book/a.ipynb "Title"    start a notebook
@@ -17,9 +18,10 @@ import argparse
 import hashlib
 import json
 import os
+import platform
 import re
 import sys
-import time
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -72,14 +74,16 @@ def badge(name: str, where: address.Address | None = None) -> str:
 
 
 def execute(path: Path, timeout: int = 900) -> float:
-    """Run the notebook from top to bottom and store it; seconds taken."""
+    """Run the notebook from top to bottom and store it; seconds of processor time it took."""
+    import resource
+
     import nbformat
     from nbclient import NotebookClient
 
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     notebook = nbformat.read(path, as_version=4)
-    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)  # the kernel's, once it has ended
     NotebookClient(
         notebook,
         timeout=timeout,
@@ -87,9 +91,9 @@ def execute(path: Path, timeout: int = 900) -> float:
         store_widget_state=True,
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
-    seconds = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     write(path, normalise(json.loads(nbformat.writes(notebook)), path.name))
-    return seconds
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def write(path: Path, notebook: dict) -> None:
@@ -176,6 +180,46 @@ def _short(text: str) -> str:
     return hashlib.md5(text.encode()).hexdigest()[:8]
 
 
+# ---------------------------------------------------------------- what it costs
+
+TIMES, TIMES_PAGE = BOOK / "records" / "times.json", BOOK / "times.md"
+TIMES_HEAD = """# Execution times
+
+What each notebook costs from its first cell to its last, in seconds of processor time: one thread,
+with nothing cached, so that the text for $C_0$ is read as on the first day. On an idle machine the
+clock shows about the same. Made by `python tools/notebooks.py --times`; on a GPU: not measured.
+
+| notebook | seconds | processor |
+|---|---|---|
+"""
+
+
+def note_times(seconds: dict[str, float]) -> None:
+    """Write {path in the repository: seconds} into the record, and the page made from it."""
+    known = json.loads(TIMES.read_text()) if TIMES.exists() else {}
+    processor = _processor()
+    known |= {name: {"seconds": round(s), "processor": processor} for name, s in seconds.items()}
+    known = {name: known[name] for name in sorted(known) if (ROOT / name).exists()}
+    TIMES.write_text(json.dumps(known, indent=1) + "\n")
+    TIMES_PAGE.write_text(times_page(known), encoding="utf-8")
+
+
+def times_page(known: dict) -> str:
+    rows = [
+        f"| [{Path(name).stem}]({Path(name).relative_to('book')}) | {row['seconds']} "
+        f"| {row['processor']} |"
+        for name, row in known.items()
+    ]
+    return TIMES_HEAD + "\n".join(rows) + "\n"
+
+
+def _processor() -> str:
+    """The processor's name, as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    return names[0].strip() if names else platform.processor() or platform.machine()
+
+
 # ---------------------------------------------------------------- check
 
 
@@ -205,6 +249,9 @@ def problems(notebook: dict, name: str, size: int = 0) -> list[str]:
         if cell["cell_type"] == "code":
             if cell.get("execution_count") is None and text.strip():
                 found.append(f"{at}: was not run, so nothing would compare its output")
+            figure = cell["metadata"].get("mystnb", {}).get("figure")
+            if figure and not any("image/png" in o.get("data", {}) for o in cell["outputs"]):
+                found.append(f"{at}: a caption, but no figure; end the cell with the Figure")
             if text.rstrip().endswith(";"):
                 found.append(f"{at}: ends in ';', which nbval does not respect; assign the value")
             alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt")
@@ -261,6 +308,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("notebooks", nargs="*", type=Path, help="all of the book by default")
     mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--times", action="store_true", help="run with nothing cached, note the cost")
     mode.add_argument("--check", action="store_true", help="run nothing, list what is wrong")
     mode.add_argument("--normalise", action="store_true", help="run nothing, rewrite")
     mode.add_argument("--new", nargs=2, metavar=("FILE", "TITLE"), help="start a notebook")
@@ -268,15 +316,22 @@ def main(argv: list[str] | None = None) -> int:
     if options.new:
         new(Path(options.new[0]), options.new[1])
         return 0
-    bad = 0
+    bad, seconds = 0, {}
     for path in options.notebooks or all_notebooks():
         if options.normalise:
             write(path, normalise(json.loads(path.read_text(encoding="utf-8")), path.name))
         elif not options.check:
-            print(f"{path.name}: {execute(path):.0f} s", flush=True)
+            name = path.resolve().relative_to(ROOT).as_posix()
+            with tempfile.TemporaryDirectory() as empty:
+                if options.times:
+                    os.environ["MEDIT_CACHE"] = empty
+                seconds[name] = execute(path)
+            print(f"{path.name}: {seconds[name]:.0f} s of processor time", flush=True)
         for problem in check(path):
             bad += 1
             print(f"{path}: {problem}")
+    if options.times:
+        note_times(seconds)
     return 1 if bad else 0
 
 

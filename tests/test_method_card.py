@@ -1,4 +1,4 @@
-"""The method card: what the edit knows is on it, what nobody said stays visible, the page is true."""
+"""The method card: what the edit knows is on it, and what nobody said stays visible."""
 
 from __future__ import annotations
 

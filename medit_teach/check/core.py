@@ -119,6 +119,8 @@ def call(function, *args):
         raise Wrong(f"this check wants your function, not a {type(function).__name__}")
     try:
         result = function(*args)
+    except NotImplementedError:  # the stub of an assignment
+        raise NoAnswer from None
     except Exception as error:
         raise Wrong(f"your function stops with {type(error).__name__}: {error}") from error
     if result is ...:

@@ -1,0 +1,165 @@
+"""Wrong solutions: (what is wrong, old text of the solution, new text, areas that must be lost).
+
+With an empty old text, the new text is the whole answer. tests/test_assignments.py runs them.
+"""
+
+MUTANTS = {
+    "residual": [
+        ("bias forgotten", "(K @ M + b)", "K @ M", ["bias"]),
+        ("bias added instead of subtracted", "(K @ M + b)", "K @ M + b", ["bias"]),
+        ("sign turned", "V - (K @ M + b)", "K @ M + b - V", ["orientation", "bias", "one fact"]),
+        ("transposed memory", "K @ M", "K @ M.T", ["orientation", "bias", "one fact"]),
+        (
+            "columns as facts",
+            "V - (K @ M + b)",
+            "(V - (K @ M + b)).T",
+            ["orientation", "bias", "one fact"],
+        ),
+        ("memory ignored", "(K @ M + b)", "b", ["orientation", "one fact"]),
+        ("first fact for all", "(K @ M + b)", "(K[:1] @ M + b)", ["orientation"]),
+        ("mean key for all", "K @ M", "K.mean(0) @ M", ["orientation"]),
+        (
+            "hard-coded zeros",
+            "V - (K @ M + b)",
+            "torch.zeros_like(V)",
+            ["orientation", "bias", "one fact"],
+        ),
+        ("squeezed for one fact", "V - (K @ M + b)", "(V - (K @ M + b)).squeeze(0)", ["one fact"]),
+        ("bias of every output alike", "+ b)", "+ b.mean())", ["bias"]),
+    ],
+    "losses": [
+        (
+            "mean for sum in memorization",
+            "((R - K @ D) ** 2).sum()",
+            "((R - K @ D) ** 2).mean()",
+            ["memorization"],
+        ),
+        (
+            "mean over facts in memorization",
+            "((R - K @ D) ** 2).sum()",
+            "((R - K @ D) ** 2).sum(1).mean()",
+            ["memorization"],
+        ),
+        ("not squared", "((R - K @ D) ** 2).sum()", "(R - K @ D).norm()", ["memorization"]),
+        (
+            "zeros",
+            "return (w * moved).sum() / w.sum(), ((R - K @ D) ** 2).sum()",
+            "return 0.0, 0.0",
+            ["memorization", "preservation", "weights", "normalisation"],
+        ),
+        ("weights ignored", "(w * moved).sum() / w.sum()", "moved.mean()", ["weights"]),
+        ("divided by the number of keys", "/ w.sum()", "/ len(w)", ["weights", "normalisation"]),
+        ("not normalised", " / w.sum()", "", ["preservation", "weights", "normalisation"]),
+        (
+            "weights squared",
+            "(w * moved).sum() / w.sum()",
+            "(w**2 * moved).sum() / (w**2).sum()",
+            ["weights"],
+        ),
+        (
+            "weights before the square",
+            "((K0 @ D) ** 2).sum(1)",
+            "((w[:, None] * (K0 @ D)) ** 2).sum(1)",
+            ["weights", "normalisation"],
+        ),
+        (
+            "mean over outputs too",
+            "((K0 @ D) ** 2).sum(1)",
+            "((K0 @ D) ** 2).mean(1)",
+            ["preservation", "weights"],
+        ),
+        (
+            "the two in the wrong order",
+            "return (w * moved).sum() / w.sum(), ((R - K @ D) ** 2).sum()",
+            "return ((R - K @ D) ** 2).sum(), (w * moved).sum() / w.sum()",
+            ["memorization", "preservation", "weights"],
+        ),
+    ],
+    "gradient": [
+        ("symmetric only", "(A + A.T) @ D", "2 * A @ D", ["not symmetric"]),
+        ("the other half only", "(A + A.T) @ D", "2 * A.T @ D", ["not symmetric"]),
+        (
+            "factor 2 forgotten before preservation",
+            "(A + A.T) @ D",
+            "(A + A.T) @ D / 2",
+            ["preservation", "not symmetric", "lam"],
+        ),
+        ("factor 2 forgotten before memorization", "2 * K.T", "K.T", ["memorization"]),
+        ("sign of memorization", "D - 2 * K.T", "D + 2 * K.T", ["memorization"]),
+        ("lam forgotten", "lam * (A", "(A", ["lam"]),
+        (
+            "lam before everything",
+            "lam * (A + A.T) @ D - 2",
+            "lam * (A + A.T) @ D - lam * 2",
+            ["lam"],
+        ),
+        ("lam squared", "lam * (A", "lam**2 * (A", ["lam"]),
+        ("memorization without the update", "(R - K @ D)", "R", ["memorization"]),
+        (
+            "preservation forgotten",
+            "lam * (A + A.T) @ D",
+            "0 * D",
+            ["preservation", "not symmetric", "lam"],
+        ),
+        (
+            "transposed",
+            "- 2 * K.T @ (R - K @ D)",
+            "- 2 * ((R - K @ D).T @ K).mT.flip(0)",
+            ["memorization"],
+        ),
+    ],
+    "soft_update": [
+        ("anchor forgotten", "lam * A @ D0 + K.T @ R", "K.T @ R", ["anchor"]),
+        (
+            "anchor added afterwards",
+            "torch.linalg.solve(lam * A + K.T @ K, lam * A @ D0 + K.T @ R)",
+            "D0 + torch.linalg.solve(lam * A + K.T @ K, K.T @ R)",
+            ["anchor"],
+        ),
+        ("anchor without lam", "lam * A @ D0", "A @ D0", ["anchor"]),
+        ("anchor without A", "lam * A @ D0", "lam * D0", ["anchor"]),
+        ("lam forgotten", "lam * A + K.T", "A + K.T", ["lam", "anchor"]),
+        (
+            "lam at the facts",
+            "lam * A + K.T @ K, lam * A @ D0 + K.T @ R",
+            "A + lam * K.T @ K, A @ D0 + lam * K.T @ R",
+            ["lam", "anchor"],
+        ),
+        (
+            "A forgotten",
+            "lam * A + K.T",
+            "lam * torch.eye(len(A)) + K.T",
+            ["one fact", "several facts", "lam", "anchor", "more facts than dimensions"],
+        ),
+        (
+            "exact instead of soft",
+            "torch.linalg.solve(lam * A + K.T @ K, lam * A @ D0 + K.T @ R)",
+            "D0 + torch.linalg.pinv(K) @ (R - K @ D0)",
+            ["one fact", "several facts", "lam", "anchor", "more facts than dimensions"],
+        ),
+        (
+            "solution for one fact only",
+            "K.T @ K, lam * A @ D0 + K.T @ R",
+            "K[:1].T @ K[:1], lam * A @ D0 + K[:1].T @ R[:1]",
+            ["several facts", "lam", "anchor", "more facts than dimensions"],
+        ),
+        (
+            "mean over facts",
+            "K.T @ K, lam * A @ D0 + K.T @ R",
+            "K.T @ K / len(K), lam * A @ D0 + K.T @ R / len(K)",
+            ["several facts", "lam", "anchor", "more facts than dimensions"],
+        ),
+        (
+            "the E x E form with a missing ridge",
+            "torch.linalg.solve(lam * A + K.T @ K, lam * A @ D0 + K.T @ R)",
+            "D0 + torch.linalg.solve(A, K.T) @ torch.linalg.solve(K @ torch.linalg.solve(A, K.T), R - K @ D0)",
+            ["one fact", "several facts", "lam", "anchor", "more facts than dimensions"],
+        ),
+        (
+            "transposed",
+            "lam * A @ D0 + K.T @ R)",
+            "lam * A @ D0 + K.T @ R).T",
+            ["one fact", "several facts", "lam", "anchor", "more facts than dimensions"],
+        ),
+    ],
+}

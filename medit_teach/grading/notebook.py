@@ -1,0 +1,212 @@
+"""Master notebooks (nbgrader's cell metadata): the three versions made of them, and their tests.
+
+A master holds solutions between `### BEGIN SOLUTION` and `### END SOLUTION`, hidden tests between
+`### BEGIN HIDDEN TESTS` and `### END HIDDEN TESTS`, and in each graded cell's metadata the key
+"nbgrader" (schema 3). The cell of exercise `name` has grade_id "name" and defines a function of
+that name; its tests and points are in the cell "test_name". Cells that are graded and solutions
+at once are marked by hand.
+"""
+
+import ast
+import contextlib
+import copy
+import io
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import MeditError
+from .hidden import collecting
+from .sandbox import FORBIDDEN, PACKAGE
+
+SOLUTION = re.compile(
+    r"^([ \t]*)### BEGIN SOLUTION\n.*?^[ \t]*### END SOLUTION[ \t]*$", re.M | re.S
+)
+HIDDEN = re.compile(r"\n*^### BEGIN HIDDEN TESTS\n(.*?)^### END HIDDEN TESTS[ \t]*$", re.M | re.S)
+MARKER = re.compile(r"^[ \t]*### (?:BEGIN|END) SOLUTION[ \t]*\n?", re.M)
+STUB = {"code": "# YOUR CODE HERE\nraise NotImplementedError()", "markdown": "YOUR ANSWER HERE"}
+LARGEST = 20 << 20  # bytes of a submission
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A function to write: its name, its points, and the hidden parts that share them."""
+
+    name: str
+    points: float
+    parts: tuple
+
+
+class Master:
+    """A master notebook, or the grader made of one. MeditError if it cannot be one."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.notebook = read(self.path)
+        own = self.notebook["metadata"].get("medit_teach", {})
+        self.name = own.get("assignment") or self.path.parent.name
+        self.seed = own.get("seed", 0)
+
+    def cells(self, kind=None):
+        """(grade_id, cell) of the cells with nbgrader's metadata, of one kind if given."""
+        for cell in self.notebook["cells"]:
+            if (about := cell["metadata"].get("nbgrader")) and kind in (None, kind_of(about)):
+                yield about["grade_id"], cell
+
+    def version(self, kind, seed=None):
+        """The "student", "solution" or "grader" notebook, as a dict.
+
+        student: no solutions, no hidden tests. solution: no hidden tests, no markers. grader: no
+        solutions.
+        """
+        seed = self.seed if seed is None else seed
+        made = copy.deepcopy(self.notebook)
+        made["metadata"]["medit_teach"] = {"assignment": self.name, "seed": seed}
+        for cell in made["cells"]:
+            text = reseed(text_of(cell), seed)
+            if kind != "solution":
+                text = SOLUTION.sub(lambda m, c=cell: _stub(c, m[1]), text)
+            if kind != "grader":
+                text = HIDDEN.sub("", text)
+            cell["source"] = MARKER.sub("", text) if kind == "solution" else text
+            if cell["cell_type"] == "code":
+                cell["outputs"], cell["execution_count"] = [], None
+        return made
+
+    def exercises(self):
+        """The exercises, their hidden parts ready to run.
+
+        Runs the locked cells and the hidden blocks, which are the teacher's own code.
+        """
+        names, found = {"__name__": "grader"}, []
+        with contextlib.redirect_stdout(io.StringIO()):
+            for grade_id, cell in self.cells():
+                about, text = cell["metadata"]["nbgrader"], reseed(text_of(cell), self.seed)
+                if kind_of(about) == "given" and cell["cell_type"] == "code":
+                    exec(compile(plain(text), grade_id, "exec"), names)
+                if kind_of(about) == "tests":
+                    name = grade_id.removeprefix("test_")
+                    with collecting() as parts:
+                        for block in HIDDEN.findall(text):
+                            exec(compile(block, grade_id, "exec"), names)
+                    total = sum(part.points for part in parts)
+                    if total != about["points"]:
+                        raise MeditError(
+                            f"{grade_id} is worth {about['points']} points, its parts {total}"
+                        )
+                    found.append(Exercise(name, about["points"], tuple(parts)))
+        return found
+
+    def by_hand(self):
+        """{grade_id: points} of the answers in prose."""
+        return {i: c["metadata"]["nbgrader"]["points"] for i, c in self.cells("by hand")}
+
+    def solutions(self):
+        """{name: source of the solved cell} of the exercises."""
+        return {i: MARKER.sub("", text_of(c)) for i, c in self.cells("answer")}
+
+    def given(self):
+        """{grade_id: source} of the locked code cells that are no tests, in order."""
+        found = self.cells("given")
+        return {i: reseed(text_of(c), self.seed) for i, c in found if c["cell_type"] == "code"}
+
+
+def kind_of(about):
+    """What a cell with this nbgrader metadata is: answer, tests, by hand, or given."""
+    if about.get("solution"):
+        return "by hand" if about.get("grade") else "answer"
+    return "tests" if about.get("grade") else "given"
+
+
+def find(number, folder=None):
+    """The master of assignment `number`, or of the notebook of that path. MeditError if none."""
+    if Path(str(number)).suffix == ".ipynb":
+        return Master(number)
+    folder = folder or os.environ.get("MEDIT_ASSIGNMENTS") or PACKAGE.parent / "assignments"
+    found = sorted(Path(folder).glob(f"{number}-*/master.ipynb"))
+    if not found:
+        raise MeditError(
+            f"there is no master of assignment {number} in {folder}: masters come with the "
+            "repository, not with the installed package; name their folder with --masters"
+        )
+    return Master(found[0])
+
+
+def read(path):
+    """A notebook as a dict, format 4. MeditError that says why it is none."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > LARGEST:
+            raise MeditError(f"{path.name} is larger than {LARGEST >> 20} MB")
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        for cell in notebook["cells"]:
+            if cell["cell_type"] not in ("code", "markdown", "raw"):
+                raise KeyError("cell_type")
+            if not isinstance(cell.setdefault("metadata", {}), dict):
+                raise TypeError("metadata")
+            text_of(cell)
+        if notebook["nbformat"] != 4:
+            raise MeditError(f"{path.name} is a notebook of format {notebook['nbformat']}, not 4")
+        return notebook
+    except MeditError:
+        raise
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise MeditError(f"{path.name} is not a notebook ({type(error).__name__})") from None
+
+
+def write(notebook, path):
+    """A notebook dict as a file."""
+    for number, cell in enumerate(notebook["cells"]):
+        cell["source"] = text_of(cell).splitlines(keepends=True)
+        cell.setdefault("id", f"cell-{number}")
+    notebook["nbformat_minor"] = max(5, notebook.get("nbformat_minor", 5))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def text_of(cell):
+    """The source of a cell as one text."""
+    source = cell["source"]
+    return source if isinstance(source, str) else "".join(source)
+
+
+def reseed(text, seed):
+    """`text` with its line `SEED = ...` changed."""
+    return re.sub(r"^SEED = \d+", f"SEED = {seed}", text, flags=re.M)
+
+
+def plain(text):
+    """A cell's code without the lines that only a notebook understands (%magic, !command)."""
+    return re.sub(r"^([ \t]*)[%!].*$", r"\1pass", text, flags=re.M)
+
+
+def _stub(cell, indent):
+    return "\n".join(indent + line for line in STUB[cell["cell_type"]].split("\n"))
+
+
+def forbidden(code):
+    """The modules of this package that `code` reaches for although graded work may not."""
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError):
+        return []  # the worker tells what is wrong with it
+    home, found = {"medit_teach"}, []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            home |= {a.asname for a in node.names if a.name == "medit_teach" and a.asname}
+            found += [a.name.split(".")[1] for a in node.names if a.name.startswith("medit_teach.")]
+        elif (
+            isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "medit_teach"
+        ):
+            inner = node.module.split(".")[1:]
+            found += inner[:1] or [a.name for a in node.names]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found += re.findall(r"medit_teach\.(\w+)", node.value)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            found += [node.attr] if node.value.id in home else []
+    return sorted({f"medit_teach.{name}" for name in found if name in FORBIDDEN})

@@ -3,9 +3,9 @@
     python tools/measure_locating.py [--model NAME] [--facts 40] [--out FOLDER]
     python tools/measure_locating.py --model tiny-gptj-plain --file locating-control.json
 
-Writes locating.json, or the file that is named. For each fact that the model knows: the indirect effects of causal tracing at
-the subject's last token in every layer, and the scores of a ROME edit of that one fact in every
-layer. Minutes on a CPU.
+Writes locating.json, or the file that is named. For each fact that the model knows: the indirect
+effects of causal tracing at the subject's last token in every layer, and the scores of a ROME edit
+of that one fact in every layer. Minutes on a CPU.
 """
 
 from __future__ import annotations

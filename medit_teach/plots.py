@@ -232,35 +232,89 @@ def blow_up(echoes):
     return figure
 
 
-def dial(lam, lams, preserved, missed, scores):
+def dial(lam, now, curve, lams, scores):
     """One frame of a dial: where lam stands on the trade-off, and what it does to the scores.
 
-    lams: all values of the dial, with preserved and missed (share of the residual left) at each;
-    scores: {name: [percent at each lam]}; lam: the one that this frame is about.
+    now, and each point of curve: (preservation, share of the residual left). scores: {name:
+    [(percent, low, high) at each of lams]}, the percent None where nothing was asked.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.1), layout="constrained")
-    plt.close(figure)
-    now = list(lams).index(lam)
-    left.plot(preserved, missed, color=INK, linewidth=1.5, marker=".", markersize=4)
-    left.plot(preserved[now], missed[now], "o", color=VALUES, markersize=11, markeredgecolor=INK)
+    figure, (left, right) = _pair()
+    left.plot(*zip(*curve, strict=True), color=INK, linewidth=1.5)
+    left.plot(*now, "o", color=VALUES, markersize=11, markeredgecolor=INK)
     left.set_xlabel("mean squared change of a kept value")
     left.set_ylabel("share of the residual left")
     left.set_xlim(left=0)
     left.set_ylim(-0.03, 1.05)
-    styles = (("o", "-", VALUES), ("s", "--", KEYS), ("^", ":", C0))
-    for (name, values), (marker, style, colour) in zip(scores.items(), styles, strict=False):
-        right.plot(lams, values, style, color=colour, linewidth=1.3, label=name)
-        if values[now] is not None:
-            right.plot(lam, values[now], marker, color=colour, markersize=9, markeredgecolor=INK)
-    right.axvline(lam, color=SOFT, linewidth=1, zorder=0)
+    for (name, values), (marker, style, colour) in zip(scores.items(), STYLES, strict=False):
+        if values[0][0] is not None:
+            middle, low, high = zip(*values, strict=True)
+            right.fill_between(lams, low, high, color=colour, alpha=0.13, linewidth=0)
+            right.plot(lams, middle, style, marker=marker, color=colour, markersize=4, label=name)
+    right.axvline(lam, color=INK, linewidth=1.5, zorder=0)
     right.set_xscale("log")
     right.set_ylim(-4, 104)
     right.set_xlabel("λ")
-    right.set_ylabel("score in percent")
+    right.set_ylabel("score in percent (band: 95% interval)")
     right.legend(frameon=False, loc="lower left")
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def corner(title, moved, left_over):
+    """One frame for a pair of constraints: what an update moves, and what it leaves unwritten.
+
+    moved: how far each direction of the keys is moved, the least used direction first; a bar is
+    missing where nothing moves. left_over: percent of each fact's residual that is not written.
+    """
+    figure, (left, right) = _pair((3, 1))
+    left.bar(range(1, len(moved) + 1), moved, color=C0)
+    left.set_yscale("log")
+    left.set_ylim(0.03, 200)
+    left.set_xlabel("direction, from the least used to the most used")
+    left.set_ylabel("length of the move")
+    right.bar(range(1, len(left_over) + 1), left_over, color=VALUES)
+    right.set_xticks(range(1, len(left_over) + 1))
+    right.set_ylim(0, 100)
+    right.set_xlabel("fact")
+    right.set_ylabel("residual left, percent")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def estimate(count, spectrum, reference, counts, efficiency):
+    """One frame of an estimate of C0: its eigenvalues, and how good the updates made with it are.
+
+    spectrum, reference: eigenvalues, the largest first, of the estimate from `count` tokens and of
+    the C0 that it is compared with. efficiency: [(mean, low, high) at each of counts].
+    """
+    figure, (left, right) = _pair()
+    order = range(1, len(spectrum) + 1)
+    left.plot(order, reference, "--", color=SOFT, linewidth=2, label="a much longer text")
+    left.plot(order, spectrum, color=C0, linewidth=2, label="this estimate")
+    left.set_yscale("log")
+    left.set_ylim(min(reference) / 300, 2 * max(reference))
+    left.set_xlabel("direction, the most used first")
+    left.set_ylabel("eigenvalue of $C_0$")
+    left.legend(frameon=False)
+    middle, low, high = zip(*efficiency, strict=True)
+    right.fill_between(counts, low, high, color=C0, alpha=0.15, linewidth=0)
+    right.plot(counts, middle, "o-", color=C0, markersize=4)
+    right.axvline(count, color=INK, linewidth=1.5, zorder=0)
+    right.set_xscale("log")
+    right.set_ylim(0, 1)
+    right.set_xlabel("tokens")
+    right.set_ylabel("best price / price paid\n(band: 95% interval)")
+    return figure
+
+
+def _pair(ratios=(1, 1)):
+    """Figure and two Axes beside each other, as the frames of a slider have them; closed."""
+    figure, pair = plt.subplots(
+        1, 2, figsize=(7.2, 3.1), layout="constrained", width_ratios=list(ratios)
+    )
+    plt.close(figure)
+    for axes in pair:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, pair
 
 
 STYLES = (("o", "-", VALUES), ("s", "--", KEYS), ("^", "-.", C0), ("D", ":", RESIDUAL))
@@ -431,24 +485,6 @@ def batches(rows, by, scores=("S", "NM")):
     return figure
 
 
-def arrival(lines, n):
-    """What is still missing at the last layer after each edited layer, for several rules.
-
-    lines: (name, shares missing [n + 1] or fewer, colour, style), shares counted from the start.
-    n: number of edited layers.
-    """
-    figure, axes = _figure(height=3.6)
-    for name, shares, colour, style in lines:
-        axes.plot(range(len(shares)), shares, style, color=colour, linewidth=2, label=name,
-                  marker="o", markersize=4)  # fmt: skip
-    axes.set_xticks(range(n + 1), ["before", *(f"layer {i + 1}" for i in range(n))])
-    axes.set_xlabel("edited so far")
-    axes.set_ylabel("share still missing at the last layer")
-    axes.set_ylim(0, 1.08)
-    axes.legend(frameon=False)
-    return figure
-
-
 def running_sum(values, xlabel, ylabel):
     """A running sum in percent over how many terms it has; lines at 0 and at the whole, 100."""
     figure, axes = _figure(6.4, 3.4)
@@ -514,10 +550,15 @@ def heat_maps(panels, rows, label, bold=(), xlabel="layer", percent=True):
 
 
 def cloud(x, y, groups, xlabel, ylabel, names):
-    """Points (x, y), with one mark and colour for each group number; names: {group: its name}."""
+    """Points (x, y), with one mark and colour for each group number; names: {group: its name}.
+
+    Points of a group without a name are drawn small and grey.
+    """
     figure, axes = _figure(6.4, 3.8)
     styles = (("o", VALUES), ("s", KEYS), ("^", C0), ("D", RESIDUAL), ("x", INK))
     x, y, groups = map(np.asarray, (x, y, groups))
+    rest = ~np.isin(groups, list(names))
+    axes.plot(x[rest], y[rest], ".", color=SOFT, markersize=3, alpha=0.6)
     for (group, name), (marker, colour) in zip(names.items(), styles, strict=False):
         chosen = groups == group
         axes.plot(x[chosen], y[chosen], marker, color=colour, label=name, markersize=5, alpha=0.75)
@@ -587,4 +628,71 @@ def lost_points(lost):
     axes.set_xlim(0, 108)
     students = max(map(len, lost.values()), default=0)
     axes.set_xlabel(f"points lost, in percent (mean of {students} submissions)")
+    return figure
+
+
+def roc(detectors):
+    """How often each detector is right about a positive, for every rate of false alarms.
+
+    detectors: {name: (scores of positives, scores of negatives)}, large scores meaning positive.
+    """
+    from sklearn.metrics import roc_curve
+
+    figure, axes = _figure(5.6, 4.4)
+    for (name, (positive, negative)), dash, colour in zip(
+        detectors.items(), DASHES, COLOURS, strict=False
+    ):
+        truth = [1] * len(positive) + [0] * len(negative)
+        alarms, hits, _ = roc_curve(truth, [*positive, *negative])
+        axes.plot(100 * alarms, 100 * hits, linestyle=dash, color=colour, linewidth=1.8, label=name)
+    axes.plot([0, 100], [0, 100], color=SOFT, linewidth=0.8, zorder=0)
+    axes.set_xlabel("untouched facts that are called edited (percent)")
+    axes.set_ylabel("edited facts that are found (percent)")
+    axes.set(xlim=(-2, 102), ylim=(-2, 102), aspect="equal")
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def by_size(rows, labels, measures, mark=None):
+    """One panel a measure against the number of facts, one line a label; bands are intervals.
+
+    rows: records of a sweep (medit_teach.experiments). labels: {label of the records: its name in
+    the legend}, at most six. measures: {field of the records: (label of its axis, logarithmic)}.
+    mark: (size, text), a vertical line with its name.
+    """
+    down, across = -(-len(measures) // 2), min(2, len(measures))
+    figure, panels = plt.subplots(
+        down, across, figsize=(3.7 * across, 0.6 + 2.5 * down), sharex=True, layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    plt.close(figure)
+    styles = zip(COLOURS, DASHES, "os^D*x", strict=True)
+    for (label, name), (colour, dash, point) in zip(labels.items(), styles, strict=False):
+        for axes, field in zip(panels.flat, measures, strict=False):
+            mine = [r for r in rows if r["label"] == label and r.get(field) is not None]
+            mine.sort(key=lambda r: r["size"])
+            x = [r["size"] for r in mine]
+            y = [r[field] if isinstance(r[field], list) else [r[field]] * 3 for r in mine]
+            middle, low, high = zip(*y, strict=True) if y else ((), (), ())
+            axes.plot(x, middle, linestyle=dash, marker=point, color=colour, markersize=5,
+                      linewidth=1.6, label=name)  # fmt: skip
+            axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
+    ticks = sorted({r["size"] for r in rows if r["label"] in labels} & {4**i for i in range(9)})
+    for axes, (title, logarithmic) in zip(panels.flat, measures.values(), strict=False):
+        axes.set_ylabel(title)
+        axes.set_yscale("log" if logarithmic else "linear")
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [str(t) for t in ticks])
+        axes.minorticks_off()
+        axes.spines[["top", "right"]].set_visible(False)
+        if mark:
+            axes.axvline(mark[0], color=SOFT, linewidth=1, zorder=0)
+            axes.annotate(mark[1], (mark[0], 1), (-2, 3), xycoords=("data", "axes fraction"),
+                          textcoords="offset points", ha="right", color=INK, fontsize=8)  # fmt: skip
+    for axes in panels[-1]:
+        axes.set_xlabel("facts in the batch")
+    for axes in panels.flat[len(measures) :]:
+        axes.set_visible(False)
+    handles, names = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     return figure

@@ -653,7 +653,7 @@ def roc(detectors):
     return figure
 
 
-def by_size(rows, labels, measures, mark=None):
+def by_size(rows, labels, measures, mark=None, xlabel="facts in the batch"):
     """One panel a measure against the number of facts, one line a label; bands are intervals.
 
     rows: records of a sweep (medit_teach.experiments). labels: {label of the records: its name in
@@ -677,7 +677,8 @@ def by_size(rows, labels, measures, mark=None):
             axes.plot(x, middle, linestyle=dash, marker=point, color=colour, markersize=5,
                       linewidth=1.6, label=name)  # fmt: skip
             axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
-    ticks = sorted({r["size"] for r in rows if r["label"] in labels} & {4**i for i in range(9)})
+    sizes = {r["size"] for r in rows if r["label"] in labels}
+    ticks = sorted(sizes if len(sizes) < 6 else sizes & {4**i for i in range(9)})
     for axes, (title, logarithmic) in zip(panels.flat, measures.values(), strict=False):
         axes.set_ylabel(title)
         axes.set_yscale("log" if logarithmic else "linear")
@@ -690,9 +691,62 @@ def by_size(rows, labels, measures, mark=None):
             axes.annotate(mark[1], (mark[0], 1), (-2, 3), xycoords=("data", "axes fraction"),
                           textcoords="offset points", ha="right", color=INK, fontsize=8)  # fmt: skip
     for axes in panels[-1]:
-        axes.set_xlabel("facts in the batch")
+        axes.set_xlabel(xlabel)
     for axes in panels.flat[len(measures) :]:
         axes.set_visible(False)
     handles, names = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def price_lists(used, prices):
+    """What a method charges for each direction, over how much old keys use it; both logarithmic.
+
+    used: eigenvalues of C0, ascending. prices: {method: (d,) prices}; an infinite one is a wall.
+    """
+    figure, axes = _figure(6.4, 3.8)
+    used = np.asarray(used, dtype=float)
+    everything = np.concatenate([np.asarray(p, dtype=float) for p in prices.values()])
+    top = 3 * everything[np.isfinite(everything)].max()
+    for (name, price), dash, colour in zip(prices.items(), DASHES, COLOURS, strict=False):
+        price = np.asarray(price, dtype=float)
+        open_ = np.isfinite(price)
+        x, y = used[open_], price[open_]
+        if not open_.all():
+            x, y = np.append(x, x[-1]), np.append(y, top)
+        axes.plot(x, y, linestyle=dash, color=colour, linewidth=2, label=name)
+    axes.plot(used, np.full(len(used), 0.02), "|", color=SOFT, markersize=6, clip_on=False,
+              transform=axes.get_xaxis_transform())  # fmt: skip
+    axes.set(xscale="log", yscale="log")
+    axes.set_ylim(top=top)
+    axes.set_xlabel("eigenvalue of $C_0$: mean square of old keys in this direction")
+    axes.set_ylabel("price of a unit of |Δq|²")
+    axes.legend(frameon=False)
+    return figure
+
+
+def solvers(curves, points, relatives):
+    """The plane of the two losses: dials as curves, single solvers as marks.
+
+    curves: {name: [(price, share left), ...]}. points and relatives: {name: (price, share left)};
+    points are written at the bottom edge, relatives are diamonds.
+    """
+    figure, axes = _figure(6.8, 4.6)
+    styles = zip(COLOURS[:1] + (INK, KEYS, C0), ("-", ":", "--", "-."), strict=True)
+    for (name, dial), (colour, dash) in zip(curves.items(), styles, strict=False):
+        price, left = zip(*dial, strict=True)
+        axes.plot(price, left, linestyle=dash, color=colour, linewidth=2, label=name)
+    marks = zip("osv^P", COLOURS[:1] + (INK, KEYS, C0, SOFT), strict=True)
+    for (name, (price, left)), (mark, colour) in zip(points.items(), marks, strict=False):
+        axes.plot(price, left, mark, color=colour, markersize=9, markeredgecolor=INK, label=name,
+                  clip_on=False, zorder=4, linestyle="none")  # fmt: skip
+    for name, (price, left) in relatives.items():
+        axes.plot(price, left, "D", color=RESIDUAL, markersize=8, markeredgecolor=INK, zorder=5)
+        axes.annotate(name, (price, left), (8, 5), textcoords="offset points", color=RESIDUAL,
+                      weight="bold")  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_ylim(-0.015, 1.03)
+    axes.set_xlabel("preservation: mean squared change of a kept value")
+    axes.set_ylabel("memorization: share of |R|² left")
+    axes.legend(frameon=False, fontsize=9)
     return figure

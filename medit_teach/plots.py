@@ -689,7 +689,8 @@ def by_size(rows, labels, measures, mark=None, xlabel="facts in the batch"):
         if mark:
             axes.axvline(mark[0], color=SOFT, linewidth=1, zorder=0)
             axes.annotate(mark[1], (mark[0], 1), (-2, 3), xycoords=("data", "axes fraction"),
-                          textcoords="offset points", ha="right", color=INK, fontsize=8)  # fmt: skip
+                          textcoords="offset points", ha="right", color=INK,
+                          fontsize=8)  # fmt: skip
     for axes in panels[-1]:
         axes.set_xlabel(xlabel)
     for axes in panels.flat[len(measures) :]:
@@ -732,11 +733,11 @@ def solvers(curves, points, relatives):
     points are written at the bottom edge, relatives are diamonds.
     """
     figure, axes = _figure(6.8, 4.6)
-    styles = zip(COLOURS[:1] + (INK, KEYS, C0), ("-", ":", "--", "-."), strict=True)
+    styles = zip((VALUES, INK, KEYS, C0), ("-", ":", "--", "-."), strict=True)
     for (name, dial), (colour, dash) in zip(curves.items(), styles, strict=False):
         price, left = zip(*dial, strict=True)
         axes.plot(price, left, linestyle=dash, color=colour, linewidth=2, label=name)
-    marks = zip("osv^P", COLOURS[:1] + (INK, KEYS, C0, SOFT), strict=True)
+    marks = zip("osv^P", (VALUES, INK, KEYS, C0, SOFT), strict=True)
     for (name, (price, left)), (mark, colour) in zip(points.items(), marks, strict=False):
         axes.plot(price, left, mark, color=colour, markersize=9, markeredgecolor=INK, label=name,
                   clip_on=False, zorder=4, linestyle="none")  # fmt: skip

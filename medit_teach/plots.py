@@ -751,3 +751,37 @@ def solvers(curves, points, relatives):
     axes.set_ylabel("memorization: share of |R|² left")
     axes.legend(frameon=False, fontsize=9)
     return figure
+
+
+def outcomes(table, kinds):
+    """What a model says to each kind of question: one panel a method, one bar a kind, 100% wide.
+
+    table: {method: {kind: (percent new answer, percent old answer)}}, the rest is something else;
+    kinds: {kind: its name}, the first on top. None or missing: nothing was asked.
+    """
+    figure, panels = plt.subplots(
+        1, len(table), figsize=(1.6 + 1.75 * len(table), 0.9 + 0.42 * len(kinds)), sharey=True,
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    plt.close(figure)
+    for axes, (title, found) in zip(panels[0], table.items(), strict=True):
+        for y, kind in enumerate(kinds):
+            if found.get(kind) is None:
+                continue
+            new, old = found[kind]
+            axes.barh(y, new, 0.68, color=VALUES, label="the new answer")
+            axes.barh(y, old, 0.68, left=new, color=SOFT, hatch="///", edgecolor="white",
+                      label="the old answer")  # fmt: skip
+            axes.barh(y, 100 - new - old, 0.68, left=new + old, color="white", edgecolor=SOFT,
+                      label="something else")  # fmt: skip
+        axes.set_title(title, fontsize=10)
+        axes.set_xlim(0, 100)
+        axes.set_xticks([0, 50, 100])
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    panels[0, 0].set_yticks(range(len(kinds)), list(kinds.values()))
+    panels[0, 0].set_ylim(len(kinds) - 0.5, -0.5)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles[:3], labels[:3], loc="outside upper center", ncols=3, frameon=False)
+    figure.supxlabel("percent of the questions", fontsize=10)
+    return figure

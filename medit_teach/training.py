@@ -28,7 +28,10 @@ LENGTH = 96  # tokens in a row
 VARIANTS = {  # masked: share of rows with the mask; read: see `attention_masks`
     "tiny-gptj": dict(arch="gptj", masked=0.8, read=0, steps=4600),
     "tiny-gpt2": dict(arch="gpt2", masked=0.9, read=4, steps=4000),
-    "tiny-gptj-plain": dict(arch="gptj", masked=0.0, read=0, steps=2200),
+    "tiny-gptj-plain": dict(  # a third of the world, so that it learns it in a third of the time
+        arch="gptj", masked=0.0, read=0, steps=1600,
+        world=dict(people=600, places=220, companies=220),
+    ),
 }
 PRESETS = {  # read by `hyper.hyper`: what all methods share, then each method's own
     "tiny-gptj": {
@@ -137,7 +140,7 @@ def train(name, out, steps=None, resume=True, progress=True, world=None, seed=0,
     steps = steps or variant["steps"]
     work = Path(work or f"{out}.work")
     work.mkdir(parents=True, exist_ok=True)
-    world = world or World()
+    world = world or World(**variant.get("world", {}))
     corpus = Corpus(world)
     tok = corpus.tokenizer()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -243,7 +246,8 @@ HOW = {
     "blocks, and everywhere except at its last token; from the third block on inner tokens of the "
     "name were hidden inside the name as well. This imposes where, and how deep, a name is read: "
     "it is designed in. No mask is used with the trained model.",
-    "tiny-gptj-plain": "A control: the same world and the same recipe without any attention mask.",
+    "tiny-gptj-plain": "A control: a smaller world made in the same way, and the same recipe without "
+    "any attention mask.",
 }
 CARD = """# {name}
 
@@ -384,7 +388,7 @@ def main(argv=None):
     a = parser.parse_args(argv)
     if a.threads:
         torch.set_num_threads(a.threads)
-    out, world = a.out or a.name, World(seed=a.world_seed)
+    out, world = a.out or a.name, World(a.world_seed, **VARIANTS[a.name].get("world", {}))
     if not a.evaluate:
         train(a.name, out, a.steps, not a.fresh, True, world, a.seed, a.batch, work=a.work)
         print(f"saved in {out}")

@@ -246,8 +246,8 @@ HOW = {
     "blocks, and everywhere except at its last token; from the third block on inner tokens of the "
     "name were hidden inside the name as well. This imposes where, and how deep, a name is read: "
     "it is designed in. No mask is used with the trained model.",
-    "tiny-gptj-plain": "A control: a smaller world made in the same way, and the same recipe without "
-    "any attention mask.",
+    "tiny-gptj-plain": "A control: a smaller world made in the same way, and the same recipe "
+    "without any attention mask.",
 }
 CARD = """# {name}
 

@@ -377,12 +377,13 @@ def _run(sweep, model, tok, cells, path, own, progress):
     texts = held_out(model, sweep.texts) if "perplexity" in sweep.measures else []
     targets = Targets(model, tok, path.with_suffix(".targets"))
     bench = Bench(model, tok, targets, statistics, texts)
-    missing = {}  # hyper-parameters that share targets: the facts
+    missing = {}  # kind of targets: the hyper-parameters, the facts
     for cell in cells:
         if cell.hyper and cell.hyper.needs and not cell.method.anew:
             facts = missing.setdefault(targets.kind(cell.hyper), (cell.hyper, {}))[1]
             facts |= dict.fromkeys(cell.facts)
-    with tqdm(total=sum(len(f) for _, f in missing.values()), disable=not progress,
+    total = sum(len(targets.missing(facts, h)) for h, facts in missing.values())
+    with tqdm(total=total, disable=not progress,
               desc="targets", unit="fact") as bar:  # fmt: skip
         for h, facts in missing.values():
             targets(list(facts), h, progress=bar.update)

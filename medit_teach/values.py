@@ -101,9 +101,8 @@ class Targets:
 
     def __call__(self, facts, hyper, progress=None):
         """(d_out, E) float64. progress: called with the number of facts optimised."""
-        kind = self.kind(hyper)
-        known = self._known.setdefault(kind, {}) or self._load(kind)
-        missing = [f for f in dict.fromkeys(facts) if self._name(f) not in known]
+        kind, missing = self.kind(hyper), self.missing(facts, hyper)
+        known = self._known[kind]
         if missing and fingerprint(self.model) != self.weights:
             raise MeditError("targets belong to the unedited model; undo the edits first")
         for i in range(0, len(missing), self.CHUNK):
@@ -115,6 +114,12 @@ class Targets:
             if progress:
                 progress(len(chunk))
         return torch.stack([known[self._name(f)] for f in facts], 1)
+
+    def missing(self, facts, hyper):
+        """Those of `facts` whose targets are not known, each once."""
+        kind = self.kind(hyper)
+        known = self._known.setdefault(kind, {}) or self._load(kind)
+        return [f for f in dict.fromkeys(facts) if self._name(f) not in known]
 
     @staticmethod
     def _name(fact):

@@ -29,7 +29,10 @@ VARIANTS = {  # masked: share of rows with the mask; read: see `attention_masks`
     "tiny-gptj": dict(arch="gptj", masked=0.8, read=0, steps=4600),
     "tiny-gpt2": dict(arch="gpt2", masked=0.9, read=4, steps=4000),
     "tiny-gptj-plain": dict(  # a third of the world, so that it learns it in a third of the time
-        arch="gptj", masked=0.0, read=0, steps=1600,
+        arch="gptj",
+        masked=0.0,
+        read=0,
+        steps=1600,
         world=dict(people=600, places=220, companies=220),
     ),
 }

@@ -7,14 +7,6 @@
 `core` has the machinery; each topic has a module with the checks of its exercises.
 """
 
-from .batch_size import (
-    batch_break,
-    batch_effective,
-    batch_interval,
-    batch_referee,
-    batch_ridge,
-    batch_wall,
-)
 from .assignments import (
     a1_gradient,
     a1_losses,
@@ -38,6 +30,14 @@ from .assignments import (
     a6_alarm,
     a6_evaluate,
     a6_worst_key,
+)
+from .batch_size import (
+    batch_break,
+    batch_effective,
+    batch_interval,
+    batch_referee,
+    batch_ridge,
+    batch_wall,
 )
 from .core import NoAnswer, Wrong, as_update, call, check_equation, exercise, passed, perturbed
 from .distribution import (
@@ -76,6 +76,13 @@ from .memories import (
     memories_silence,
     memories_tie,
     memories_words,
+)
+from .misuse import (
+    misuse_auc,
+    misuse_effective_rank,
+    misuse_erase,
+    misuse_referee,
+    misuse_who,
 )
 from .objective import (
     constraint_table,
@@ -175,6 +182,11 @@ __all__ = [
     "memories_silence",
     "memories_tie",
     "memories_words",
+    "misuse_auc",
+    "misuse_effective_rank",
+    "misuse_erase",
+    "misuse_referee",
+    "misuse_who",
     "passed",
     "perturbed",
     "rank_one",

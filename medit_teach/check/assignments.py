@@ -372,7 +372,14 @@ def a6_evaluate(function):
     _same(values["specificity"], 1.0, "no edit changes no neighbour: specificity 1")
     if values["drift"] != 0:
         raise Wrong("no edit, no drift")
-    return "right for no edit at all"
+    two = call(function, U, W, 2 * W, K, new, K0)
+    _same(two["drift"], 1.0, "if all values double, each has moved by its own length: drift 1")
+    _same(two["specificity"], 1.0, "if all values double, the same words are said")
+    eye, all_ = torch.eye(4, dtype=torch.float64), torch.arange(4)
+    done = call(function, eye, eye.roll(1, 0), eye, eye, all_, eye)
+    for name in ("efficacy", "preference"):
+        _same(done[name], 1.0, f"where every new word is said, {name} is 1")
+    return "right for no edit, a doubled one and a perfect one"
 
 
 @exercise

@@ -2,11 +2,12 @@
 
     python tools/measure_methods.py [--model NAME] [--facts 100] [--alone 30] [--many 1000]
 
-Writes methods.json: for every method, `facts` edits at once, the first `alone` of them one at a
-time (each undone before the next), all of them among `many` at once, and a search in a store of
-10,000 sentences. A run that was stopped goes on where it was; --only NAME ... measures these rows.
-Seconds are CPU seconds of one thread. The whole takes about ten of their minutes; the editor of
-MEND must be there (python -m medit_teach.baselines.train_mend).
+Writes methods.json: for every method, `facts` edits at once, and all of them among `many` at once;
+for one of each family the first `alone` of them one at a time (each undone before the next), and
+facts that have an inverse; and a search in a store of 10,000 sentences. A run that was stopped goes
+on where it was; --only NAME ... measures these rows. Seconds are CPU seconds of one thread. The
+whole takes about ten of their minutes; the editor of MEND must be there
+(python -m medit_teach.baselines.train_mend).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NEIGHBOURS, OWN, FOLLOWING, TEXTS = 4, 3, 3, 40  # how many of each are asked
 STORE = 10_000
 KEPT = ("ES", "PS", "NS", "EA", "PA", "NA", "NM")
+SOME = ("nothing", "FT", "in the prompt", "GRACE", "MEND", "ROME", "MEMIT")  # one of each family
 SOLVED = ("MEMIT", "EMMET", "AlphaEdit")  # these share their targets in a batch
 
 
@@ -46,7 +48,7 @@ def methods(examples):
         "FT-W": ("ft", {"lr": 5e-3, "contexts": [""], "weight_decay": 0.005}),
         "in the prompt": ("prompt", {}),
         "IKE": ("ike", {"examples": examples, "shots": 3}),
-        "GRACE": ("grace", {}),
+        "GRACE": ("grace", {"radius": 0.5}),
         "MEND": ("mend", {}),
         "ROME": ("rome", {}),
         "MEMIT": ("memit", {}),
@@ -284,6 +286,15 @@ def main():
     for name in ("in the prompt", "GRACE", "MEND"):
         call = calls[name]
         record("many", name, lambda c=call: at_once(model, tok, many, n, asked, *c, texts))
+    for at_least in (0.0, 0.5):
+        record("store", f"store, above {at_least:g}", lambda a=at_least: store(
+            model, tok, many, n, all_statements(world), a))  # fmt: skip
+    some = {name: call for name, call in calls.items() if name in SOME}
+    for name, call in some.items():
+        record("inverse", name, lambda c=call: inverse(model, tok, inverses, *c))
+    for name, call in some.items():
+        record("alone", name, lambda c=call: one_by_one(
+            model, tok, facts[: options.alone], asked, *c, options.generated))  # fmt: skip
     wanted = {(name, "many") for name in SOLVED if not options.only or name in options.only}
     if wanted - done:
         h = hyper("memit", model)
@@ -298,14 +309,6 @@ def main():
                 return row | {"seconds": round(row["seconds"] + used, 4)}
 
             record("many", name, solved)
-    for at_least in (0.0, 0.5):
-        record("store", f"store, above {at_least:g}", lambda a=at_least: store(
-            model, tok, many, n, all_statements(world), a))  # fmt: skip
-    for name, call in calls.items():
-        record("inverse", name, lambda c=call: inverse(model, tok, inverses, *c))
-    for name, call in calls.items():
-        record("alone", name, lambda c=call: one_by_one(
-            model, tok, facts[: options.alone], asked, *c, options.generated))  # fmt: skip
 
 
 if __name__ == "__main__":

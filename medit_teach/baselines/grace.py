@@ -132,7 +132,7 @@ class GRACE(Hyper):
     clamp: float = 50.0
     weight_decay: float = 0.0
     kl_factor: float = 0.0
-    radius: float = 0.3
+    radius: float = 0.5
     """First deferral radius of an entry, as a share of the norm of its key."""
     at: str = "end"
     """Where the key is read: "end", the prompt's last token (the original), or "subject", the

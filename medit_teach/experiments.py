@@ -293,6 +293,12 @@ class Cell:
         some = sorted(random.Random(0).sample(range(n), min(n, self.scored)))
         return [(group, [group[i] for i in some]) for group in groups]
 
+    @property
+    def work(self):
+        """About proportional to the time it takes: solves, facts written, facts scored."""
+        groups = self.groups
+        return 5 * len(groups) + len(self.facts) + 3 * sum(len(scored) for _, scored in groups)
+
 
 def plan(sweep, model, tok, own=None):
     """The cells of `sweep` in order; MeditError for anything in it that cannot be run."""
@@ -387,7 +393,7 @@ def _run(sweep, model, tok, cells, path, own, progress):
               desc="targets", unit="fact") as bar:  # fmt: skip
         for h, facts in missing.values():
             targets(list(facts), h, progress=bar.update)
-    work = [2 * len(cell.facts) + 64 for cell in cells]  # about proportional to the time
+    work = [cell.work for cell in cells]
     with tqdm(total=sum(work), disable=not progress, desc=sweep.name, unit="") as bar:
         for cell, cost in zip(cells, work, strict=True):
             record = _record(cell, bench, measures, sweep.keep)

@@ -785,3 +785,40 @@ def outcomes(table, kinds):
     figure.legend(handles[:3], labels[:3], loc="outside upper center", ncols=3, frameon=False)
     figure.supxlabel("percent of the questions", fontsize=10)
     return figure
+
+
+def by_category(table, names, xlabel="percent (line: 95% interval)"):
+    """Categories as rows, one panel a score, one mark a method.
+
+    table: {method: {category: {score: (value, low, high)}}}; names: the scores, one panel each.
+    Methods differ in mark and colour; a category that a method lacks has no mark.
+    """
+    rows = list(dict.fromkeys(c for found in table.values() for c in found))
+    figure, panels = plt.subplots(
+        1, len(names), figsize=(1.4 + 2.6 * len(names), 1.5 + 0.42 * len(rows)), sharey=True,
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    plt.close(figure)
+    for axes, name in zip(panels[0], names, strict=True):
+        styles = zip("osv^DP", COLOURS, strict=True)
+        for m, ((method, found), (mark, colour)) in enumerate(
+            zip(table.items(), styles, strict=False)
+        ):
+            shift = 0.13 * (m - (len(table) - 1) / 2)
+            label = method
+            for y, category in enumerate(rows):
+                if category in found and found[category].get(name) is not None:
+                    mid, low, high = found[category][name]
+                    axes.plot([low, high], [y + shift] * 2, color=colour, linewidth=1.4)
+                    axes.plot(mid, y + shift, mark, color=colour, markersize=5.5, label=label)
+                    label = None
+        axes.set_title(name, fontsize=10)
+        axes.grid(axis="x", color=SOFT, alpha=0.3, linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    panels[0, 0].set_yticks(range(len(rows)), rows)
+    panels[0, 0].set_ylim(len(rows) - 0.5, -0.5)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
+    figure.supxlabel(xlabel, fontsize=10)
+    return figure

@@ -742,9 +742,10 @@ def solvers(curves, points, relatives):
         axes.plot(price, left, mark, color=colour, markersize=9, markeredgecolor=INK, label=name,
                   clip_on=False, zorder=4, linestyle="none")  # fmt: skip
     for name, (price, left) in relatives.items():
+        outer = price == max(x for x, _ in relatives.values())
         axes.plot(price, left, "D", color=RESIDUAL, markersize=8, markeredgecolor=INK, zorder=5)
-        axes.annotate(name, (price, left), (8, 5), textcoords="offset points", color=RESIDUAL,
-                      weight="bold")  # fmt: skip
+        axes.annotate(name, (price, left), (9 if outer else -9, -3), textcoords="offset points",
+                      color=RESIDUAL, weight="bold", ha="left" if outer else "right")  # fmt: skip
     axes.set_xscale("log")
     axes.set_ylim(-0.015, 1.03)
     axes.set_xlabel("preservation: mean squared change of a kept value")

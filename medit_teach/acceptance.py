@@ -127,6 +127,7 @@ class Bench:
     seed: int = 0
     details: dict = field(default_factory=dict)
     folder: Path | None = None  # where targets are kept
+    _before: dict = field(default_factory=dict)
 
     @cached_property
     def world(self):
@@ -162,11 +163,14 @@ class Bench:
         self.details["C0"] = {"tokens": found.tokens, "shrunk": shrunk, "alpha": SHRINK}
         return Statistics(moments, found.tokens, found.weights, found.text)
 
-    @cached_property
-    def before(self):
-        """Scores per fact of the unedited model, for the whole of `mixed` that is used."""
-        n = max(self.sizes.large, self.sizes.batch, self.sizes.single)
-        return self.score(self.mixed[:n])
+    def before(self, n):
+        """Scores of the unedited model for the first n of `mixed`, each scored once."""
+        if (known := len(self._before.get("ES", ()))) < n:
+            more = self.score(self.mixed[known:n])
+            self._before = {
+                k: np.concatenate([self._before.get(k, []), x]) for k, x in more.items()
+            }
+        return {k: x[:n] for k, x in self._before.items()}
 
     def score(self, facts):
         """{"ES": (n,), "PS": ..., ...} now; NaN where a fact lacks the prompts."""
@@ -276,7 +280,7 @@ def rome(b):
     b.details["rome"] = {"S": float(S_of(*(np.nanmean(x) for x in columns(after))))}
     yield "rome.ES", b.interval([after["ES"]])
     yield "rome.PS", b.interval([after["PS"]])
-    pair = [b.before["NS"][: len(facts)], after["NS"]]
+    pair = [b.before(len(facts))["NS"], after["NS"]]
     yield "rome.loss", b.interval(pair, lambda before, now: before - now)
 
 
@@ -299,7 +303,7 @@ def memit(b):
     b.details["memit"] = _means(after)
     yield "memit.ES", b.interval([after["ES"]])
     yield "memit.PS", b.interval([after["PS"]])
-    pair = [after["NA"], b.before["NA"][:n]]
+    pair = [after["NA"], b.before(n)["NA"]]
     yield "memit.kept", b.interval(pair, lambda now, was: 100 * now / np.maximum(was, 1e-9))
 
 
@@ -365,7 +369,8 @@ def large(b):
 
 
 def neighbours(b):
-    yield "neighbours", b.interval([b.before["NA"]])
+    n = min(max(b.sizes.large, b.sizes.batch), len(b.mixed))
+    yield "neighbours", b.interval([b.before(n)["NA"]])
 
 
 def context(b):
@@ -516,6 +521,30 @@ def check(model, tok, quick=False, seed=0, rows=None, show=print, keep=lambda fo
     return found
 
 
+def table(models):
+    """Markdown table of dicts of `check` (a record's "models"): a line a measure, a column a model.
+
+    In bold what misses its bound.
+    """
+    named = {x["model"]: {m["key"]: m for m in x["measures"]} for x in models}
+    lines = ["| measure | bound | " + " | ".join(named) + " |", "|" + "---|" * (2 + len(named))]
+    for key in MEASURES:
+        of = [measures.get(key) for measures in named.values()]
+        if not any(of):
+            continue
+        cells, bounds = [], [m["bound"] for m in of if m and m["bound"]]
+        for m in of:
+            digits = 2 if m and max(abs(m["value"]), abs(m["high"])) < 5 else 1
+            said = m and "{:z.{d}f} ({:z.{d}f} to {:z.{d}f})".format(
+                m["value"], m["low"], m["high"], d=digits
+            )
+            cells.append("" if not m else f"**{said}**" if m["passed"] is False else said)
+        kind, label = MEASURES[key][0], next(m["name"] for m in of if m)
+        bound = "; ".join(dict.fromkeys(bounds)) + (" (aim)" if kind == AIM and bounds else "")
+        lines.append("| " + " | ".join([label, bound, *cells]) + " |")
+    return "\n".join(lines)
+
+
 def versions():
     import transformers
 
@@ -545,7 +574,9 @@ def main(argv=None):
         prog="medit-teach check-models", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("names", nargs="*", help="embedded models or folders (default: all)")
+    parser.add_argument(
+        "names", nargs="*", help="embedded models or folders (default: all); with --table, records"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer facts, no large batches")
     parser.add_argument(
         "--out", default="check-models.json",
@@ -555,8 +586,15 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=0, help="seed of the facts (%(default)s)")
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), help="only these rows")
     parser.add_argument("--device", help="cpu (default), cuda, ...")
+    parser.add_argument("--table", action="store_true", help="measure nothing; show these records")
     argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
+    if args.table:
+        try:
+            print(table([x for n in args.names for x in json.loads(Path(n).read_text())["models"]]))
+        except (OSError, ValueError, KeyError) as error:
+            raise MeditError(f"not a record of check-models: {error}") from error
+        return 0
     names = args.names or embedded()
     if not names:
         raise MeditError("there is no embedded model here; name a folder, or train one first")

@@ -1,4 +1,4 @@
-"""The command line: medit-teach edit | score | stats | train | check-models."""
+"""The command line: medit-teach edit | score | stats | train | check-models | assignment | grade."""
 
 import argparse
 import sys

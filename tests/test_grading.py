@@ -12,7 +12,7 @@ from medit_teach.cli import main
 from medit_teach.errors import MeditError
 from medit_teach.grading import Lost, Ref, agree, sandbox
 from medit_teach.grading.assignment import generate
-from medit_teach.grading.grade import feedback, grade, submissions, total
+from medit_teach.grading.grade import feedback, grade, grade_one, of, submissions, total
 from medit_teach.grading.notebook import find, forbidden, read, text_of, write
 from medit_teach.grading.worker import decode, encode
 from tests.conftest import ROOT
@@ -107,6 +107,16 @@ def graded(tmp_path_factory):
         patch.setattr(sandbox, "CELLS", 6)
         records = grade(folder, made["grader"], home / "marks", say=lambda line: None)
     return records, home / "marks", folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [2, 3, 4, 5, 6])
+def test_every_solution_earns_all_points_behind_the_wall(number, tmp_path):
+    path = generate(number, tmp_path, seed=1)["solution"]
+    master = find(number)
+    record = grade_one(path, master, master.exercises(), 1, ISOLATED)
+    assert total(record) == of(record), record
+    assert record["notes"] == [] and set(record["by_hand"].values()) == {"answered"}
 
 
 def points(record):

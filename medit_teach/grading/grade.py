@@ -106,7 +106,7 @@ def grade_one(path, master, exercises, seed, isolate):
         notebook = read(path)
     except MeditError as problem:
         marks = mark(_Nobody(str(problem)), exercises, seed)
-        return {"marks": marks, "notes": [str(problem)], "by_hand": by_hand}
+        return {"marks": marks, "notes": [str(problem)], "by_hand": by_hand, "seconds": 0.0}
     cells, notes = cells_of(notebook, master)
     handed_out = {
         c["metadata"]["nbgrader"]["grade_id"]: text_of(c).strip()
@@ -122,7 +122,8 @@ def grade_one(path, master, exercises, seed, isolate):
         marks = mark(student, exercises, seed)
         notes += student.notes
         notes += [f"cell {label} stops with {error}" for label, error in student.errors.items()]
-    return {"marks": marks, "notes": notes, "by_hand": by_hand}
+    seconds = round(student.seconds, 1)
+    return {"marks": marks, "notes": notes, "by_hand": by_hand, "seconds": seconds}
 
 
 class _Nobody:
@@ -224,13 +225,15 @@ def _table(records, master, path):
         first = next(iter(records.values()))
         heads = [f"{m['name']} (of {m['of']:g})" for m in first["marks"]]
         heads += [f"{name} (of {points:g}, by hand)" for name, points in by_hand.items()]
-        writer.writerow(["student", f"total (of {of(first):g})", *heads, "isolated", "notes"])
+        writer.writerow(
+            ["student", f"total (of {of(first):g})", *heads, "isolated", "seconds", "notes"]
+        )
         for student, record in records.items():
             safe = "'" + student if student[:1] in "=+-@" else student  # no formula in a sheet
             row = [safe, total(record), *(m["points"] for m in record["marks"])]
             row += ["" if record["by_hand"][x] == "answered" else 0 for x in by_hand]
             isolated = "yes" if record["isolation"].startswith("isolated") else "no"
-            writer.writerow([*row, isolated, " | ".join(record["notes"])])
+            writer.writerow([*row, isolated, record["seconds"], " | ".join(record["notes"])])
 
 
 PAGE = """<!doctype html>

@@ -164,13 +164,14 @@ class Student:
 
     cells: [(label, source)]. `student.name(*args)` returns the decoded result, or raises Lost
     with what happened. A cell that hangs or kills the process is left out and the rest is run
-    again; a function that hangs or kills it is not called again. Use as a context manager.
+    again; a function that hangs or kills it is not called again. Use as a context manager; `seconds`
+    is the processor time of the processes that have ended.
     """
 
     def __init__(self, cells, isolate=True):
         self.cells, self.isolate = list(cells), isolate
         self.notes, self.errors, self.names, self.dead = [], {}, [], {}
-        self.process, self._before = None, 0.0
+        self.process, self.seconds = None, 0.0
 
     def __enter__(self):
         return self
@@ -215,7 +216,7 @@ class Student:
     def _start(self):
         """Run all cells; leave out, one after the other, those that end the process."""
         for _ in range(4):
-            if self._before > CPU:
+            if self.seconds > CPU:
                 break
             self._spawn()
             label, begun = None, time.monotonic()
@@ -265,7 +266,7 @@ class Student:
                 "cells": self.cells,
                 "blocked": blocked,
                 "package": str(PACKAGE),
-                "cpu": max(5, CPU - int(self._before)),
+                "cpu": max(5, CPU - int(self.seconds)),
                 "memory": MEMORY,
             }
         )
@@ -299,7 +300,7 @@ class Student:
                     now = _processor_time(self.process.pid)
                     if now - used > seconds or time.monotonic() - begun > PATIENCE * seconds:
                         raise Gone("did not end in time (an endless loop?)")
-                    if self._before + now > CPU:
+                    if self.seconds + now > CPU:
                         raise Gone("used up its processor time")
                     continue
                 piece = os.read(self._up, 1 << 20)
@@ -329,7 +330,7 @@ class Student:
     def _stop(self):
         if self.process is None:
             return
-        self._before += _processor_time(self.process.pid)
+        self.seconds += _processor_time(self.process.pid)
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""The command line: medit-teach edit | score | stats | train | check-models | assignment | grade."""
+"""The command line: edit, score, stats, train, check-models, sweep, assignment, grade."""
 
 import argparse
 import sys

@@ -156,8 +156,14 @@ MUTANTS = {
             "(d.mean() + s * d.std() / len(d) ** 0.5 for s in (-1.96, 1.96))",
             ["95%"],
         ),
+        (
+            "hard-coded",
+            "",
+            "def paired_interval(a, b, draws):\n    return float((a - b).mean()), 0.0, 0.0\n",
+            ["paired", "95%"],
+        ),
         ("low and high exchanged", "float(low), float(high)", "float(high), float(low)", ["95%"]),
-        ("resampled once", "d[draws].mean(1)", "d[draws[:1]].mean(1)", ["95%"]),
+        ("resampled once", "d[draws].mean(1)", "d[draws[:1]].mean(1)", ["95%", "paired"]),
         ("mean of the resamples", "float(d.mean())", "float(means.mean())", ["mean"]),
         (
             "half widths for ends",

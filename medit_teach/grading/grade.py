@@ -145,6 +145,8 @@ def grade(folder, number, out, seed=None, masters=None, jobs=2, isolate=None, sa
     Finished records are kept in out/records and used again while submission, master and seed are
     the same, so an interrupted run goes on. isolate: None, as the system allows.
     """
+    if os.name != "posix":
+        raise MeditError("grading needs Linux or macOS; on Windows, use WSL")
     master, found, out = find(number, masters), submissions(folder), Path(out)
     seed = master.seed if seed is None else seed
     exercises = master.exercises()

@@ -164,8 +164,8 @@ class Student:
 
     cells: [(label, source)]. `student.name(*args)` returns the decoded result, or raises Lost
     with what happened. A cell that hangs or kills the process is left out and the rest is run
-    again; a function that hangs or kills it is not called again. Use as a context manager; `seconds`
-    is the processor time of the processes that have ended.
+    again; a function that hangs or kills it is not called again. Use as a context manager;
+    `seconds` is the processor time of the processes that have ended.
     """
 
     def __init__(self, cells, isolate=True):

@@ -118,7 +118,10 @@ def _limit(cpu, memory):
         (resource.RLIMIT_FSIZE, 64 << 20),
         (resource.RLIMIT_CORE, 0),
     ):
-        resource.setrlimit(what, (value, value))
+        try:
+            resource.setrlimit(what, (value, value))
+        except (ValueError, OSError):  # macOS does not know all of them
+            pass
 
 
 def _told(error):

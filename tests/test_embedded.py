@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import medit_teach as mt
-from medit_teach import models, training
+from medit_teach import acceptance, models, training
 
 NAMES = models.embedded()
 
@@ -59,5 +59,8 @@ def test_each_method_by_its_preset(name, method):
         scores = mt.score(model, tok, facts)
         assert models.fingerprint(model) != before
     assert models.fingerprint(model) == before
+    if name not in acceptance.MODELS:  # the control: edits work less well, which is its point
+        assert scores.ES >= 50
+        return
     assert scores.ES == 100 and scores.PS >= (60 if method == "ft" else 90)
     assert scores.NS >= (50 if method == "ft" else 85)

@@ -33,10 +33,11 @@ def test_the_record_belongs_to_the_model_that_ships(record, bench):
     assert settings["weights"] == fingerprint(bench.model)
     assert settings["layer"] == bench.layer
     assert {"hyper", "protocol", "versions", "device", "facts", "C0_tokens"} <= set(settings)
+    assert set(settings["runs"]) == set(tool.RUNS)
     for name, run in settings["runs"].items():
-        most = tool.RUNS[name][-1]
+        step, most = tool.RUNS[name][2], tool.RUNS[name][-1]
         found = [row["edits"] for row in rows if row["run"] == name]
-        assert found == [n for n in tool.SIZES if n <= most], name
+        assert found == [n for n in tool.SIZES if n <= most and n % step == 0], name
         assert run["hyper"]["layers"] == [bench.layer]
 
 

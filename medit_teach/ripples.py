@@ -56,11 +56,11 @@ class Question:
 
 
 def questions(world, facts, most=6, seed=0):
-    """Questions about each fact of one relation: itself, what follows from it, its neighbours.
+    """Questions about each fact of one relation: itself, what follows from it, what must stay.
 
     most: of one kind for one fact. A question that two facts bear on is left out, for its answer
-    depends on both; so is one about a fact that is itself edited. MeditError if the facts are of
-    several relations, which could bear on one path together.
+    depends on both. MeditError if the facts are of several relations, which could bear on one path
+    together.
     """
     edits = [world.as_edit(fact) for fact in facts]
     if len({relation for relation, _, _ in edits}) > 1:
@@ -91,14 +91,9 @@ def questions(world, facts, most=6, seed=0):
         for rows in by_kind.values():
             mine += rng.sample(rows, min(most, len(rows)))
         for row in mine:
-            found.setdefault((row[1], row[2], row[3]), []).append(Question(number, *row))
-    edited = {(relation, subject) for relation, subject, _ in edits}
-    return [
-        qs[0]
-        for (path, subject, _), qs in found.items()
-        if len({q.edit for q in qs}) == 1
-        and (qs[0].kind in ("edited", "words") or (path[0], subject) not in edited or len(path) > 1)
-    ]
+            found.setdefault(row[1:3], []).append(Question(number, *row))
+    single = [qs for qs in found.values() if len({q.edit for q in qs}) == 1]
+    return sorted((q for qs in single for q in qs), key=lambda q: q.edit)
 
 
 def answers(model, tok, asked, front=None):

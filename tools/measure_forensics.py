@@ -32,6 +32,7 @@ from medit_teach.world import BY_NAME, World
 ROOT = Path(__file__).resolve().parent.parent
 EDITS, SEED = 48, 11  # facts that are edited, one at a time or together
 CONTROLS = 96  # facts that never are
+WEAKENED, REVERSED = 24, 12  # of the edits, in the sections "strengths" and "reversal"
 BATCH = 16  # facts of a batch in the section "batches"
 STRENGTHS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.1)
 FAMILIES, MEMBERS = 6, (1, 2, 4, 8)
@@ -178,7 +179,7 @@ def traces(lab, few=None):
     }
 
 
-def strengths(lab, few=None):
+def strengths(lab, few=WEAKENED):
     """The same edits made weaker: what still works, and what is still seen."""
     rows, targets = [], lab.targets("rome")
     clean = {}
@@ -263,7 +264,7 @@ def batches(lab, few=None):
 
 
 def rounded(values, digits=3):
-    return [round(x, digits) for x in values]
+    return [round(float(x), digits) for x in values]
 
 
 def behaviour(lab, few=None):
@@ -311,10 +312,9 @@ def behaviour(lab, few=None):
     }
 
 
-def reversal(lab, few=None):
+def reversal(lab, few=REVERSED):
     """How much of a single ROME edit is taken back, by what one knows."""
     targets = lab.targets("rome")
-    few = len(lab.facts) if few is None else few
     values = lab.W @ lab.K
     seen = {}
 
@@ -374,7 +374,7 @@ def bias(lab, families=FAMILIES, members=MEMBERS):
     for s in people:
         by_family.setdefault(world.group(s), []).append(s)
     large = [f for f, names in by_family.items() if len(names) >= max(members) + 4]
-    chosen = rng.sample(sorted(large), families)
+    chosen = rng.sample(sorted(large), len(large))[:families]
     rows = []
 
     def fact(s):
@@ -430,22 +430,25 @@ def misinformation(lab, few=None):
         if n:
             more = {"targets": targets[:, :n], "statistics": lab.statistics}
             e = mt.edit(lab.model, lab.tok, lab.facts[:n], "memit", **more)
-        own = [lab.right(*lab.other_facts(f)) for f in lab.facts[: max(n, 1)]]
+        first = lab.facts[: max(n, 1)]
+        own = [np.mean(lab.right(*lab.other_facts(fact))) for fact in first]
         rest = lab.right([f.text for f in lab.controls], [f.target_true for f in lab.controls])
-        values = mt.score(lab.model, lab.tok, lab.facts[: max(n, 1)], resamples=1).values
-        said = percent(lab.right([f.text for f in lab.facts[: max(n, 1)]],
-                                 [f.target_new for f in lab.facts[: max(n, 1)]]))  # fmt: skip
-        row = {"n": n, "false": said, "same subject": percent(np.concatenate(own)),
-               "neighbours": round(values["NA"][0], 2), "other facts": percent(rest),
-               "perplexity": round(metrics.perplexity(lab.model, lab.tok, texts), 4)}  # fmt: skip
+        said = lab.right([f.text for f in first], [f.target_new for f in first])
+        found = {"false": said, "same subject": own, "other facts": rest}
+        row = {"n": n} | {
+            k: rounded(100 * np.array(metrics.bootstrap(v)), 2) for k, v in found.items()
+        }
+        row["neighbours"] = rounded(mt.score(lab.model, lab.tok, first).values["NA"][:3], 2)
+        row["perplexity"] = round(metrics.perplexity(lab.model, lab.tok, texts), 4)
         rows.append(row)
         print(row, flush=True)
         if e:
             e.undo()
     return {
-        "about": "MEMIT, its layers, n false facts together. Percent right of: the other common "
-        "facts of the edited subjects, neighbours (NA), facts of other subjects; false: percent "
-        "of the false facts that are said. Perplexity of 60 documents of the world.",
+        "about": "MEMIT, its layers, n false facts together. Percent right, with 95% interval: "
+        "the other common facts of the edited subjects (mean over facts edited), neighbours (NA), "
+        "facts of other subjects; false: percent of the false facts that are said. Perplexity of "
+        "60 documents of the world. n = 0: the subject of n = 1, before.",
         "rows": rows,
     }
 

@@ -168,6 +168,16 @@ def at_once(model, tok, facts, scored, asked, method, settings, statistics, text
     return row
 
 
+def with_inverse(world, n):
+    """[(fact, the inverse question, its new answer)] of n facts about chairs and partners."""
+    found = []
+    for record in world.records(relations=["chair", "partner"], n=4 * n):
+        fact = mt.Fact.from_record(record)
+        back = [c for c in world.consequences(fact) if c.kind in ("inverse", "symmetric") and c.new]
+        found += [(fact, c.prompts[0], c.new) for c in back[:1]]
+    return found[:n]
+
+
 def inverse(model, tok, inverses, method, settings, statistics):
     """A row: facts that have a stated inverse, at once; is the inverse question answered?"""
     if method:
@@ -236,12 +246,7 @@ def main():
     facts = many[: options.facts]
     outside = [f for f in mt.facts("world") if f.subject not in {g.subject for g in many}]
     asked = Asked(world, facts)
-    inverses = []
-    for record in world.records(relations=["chair", "partner"], n=4 * options.inverses):
-        fact = mt.Fact.from_record(record)
-        back = [c for c in world.consequences(fact) if c.kind in ("inverse", "symmetric") and c.new]
-        inverses += [(fact, c.prompts[0], c.new) for c in back[:1]]
-    inverses = inverses[: options.inverses]
+    inverses = with_inverse(world, options.inverses)
     texts = [text for _, text in zip(range(TEXTS), texts_for(model), strict=False)]
     statistics = mt.statistics_for(model, tok, hyper("memit", model).layers)
     table = methods(outside[:40])

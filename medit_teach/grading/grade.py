@@ -247,6 +247,7 @@ body {{ font: 17px/1.5 system-ui, sans-serif; color: #22272E; max-width: 46em; m
 table {{ border-collapse: collapse; width: 100%; margin-bottom: 1.5em }}
 th, td {{ text-align: left; vertical-align: top; padding: .4em .6em;
           border-top: 1px solid #8A929C }}
+th:nth-child(1) {{ width: 10em }} th:nth-child(2) {{ width: 4em }}
 caption {{ text-align: left; font-weight: bold; padding: .4em 0 }}
 small {{ color: #555c66 }}
 </style></head><body>
@@ -270,7 +271,7 @@ def feedback(record, master):
             said = "right"
             if part["told"]:
                 said = e(part["told"][:700])
-                if part["hint"] and part["told"] != "no answer yet":
+                if part["hint"] and part["told"] not in ("no answer yet", *record["notes"]):
                     said += f"<br><small>To look at: {e(part['hint'])}</small>"
             verdict = f"{part['points']:g} of {part['of']:g}"
             rows.append(f"<tr><td>{e(part['area'])}</td><td>{verdict}</td><td>{said}</td></tr>")

@@ -1,7 +1,8 @@
 """Do the embedded models behave as the course says? One table, with intervals and verdicts.
 
-    medit-teach check-models                      all embedded models, at most 40 minutes, 2 cores
-    medit-teach check-models tiny-gptj --quick    fewer facts, no large batches: a minute or so
+    medit-teach check-models tiny-gptj            one embedded model; it goes on after a kill
+    medit-teach check-models --quick              all of them, fewer facts, no large batches
+    medit-teach check-models --table RECORD...    the table of the datasheet
 
 Every row of a model uses the one preset in its config.json. Numbers are percent unless the row says
 otherwise; intervals are 95% bootstrap over facts (questions, texts). A `must` fails when its value
@@ -526,6 +527,7 @@ def table(models):
 
     In bold what misses its bound.
     """
+    models = sorted(models, key=lambda x: [*MODELS, x["model"]].index(x["model"]))
     named = {x["model"]: {m["key"]: m for m in x["measures"]} for x in models}
     lines = ["| measure | bound | " + " | ".join(named) + " |", "|" + "---|" * (2 + len(named))]
     for key in MEASURES:

@@ -32,7 +32,7 @@ from medit_teach.world import BY_NAME, World
 ROOT = Path(__file__).resolve().parent.parent
 EDITS, SEED = 48, 11  # facts that are edited, one at a time or together
 CONTROLS = 96  # facts that never are
-WEAKENED, REVERSED = 24, 12  # of the edits, in the sections "strengths" and "reversal"
+COSTLY = 24  # of the edits, in the sections "strengths" and "reversal"
 BATCH = 16  # facts of a batch in the section "batches"
 STRENGTHS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.1)
 FAMILIES, MEMBERS = 6, (1, 2, 4, 8)
@@ -179,7 +179,7 @@ def traces(lab, few=None):
     }
 
 
-def strengths(lab, few=WEAKENED):
+def strengths(lab, few=COSTLY):
     """The same edits made weaker: what still works, and what is still seen."""
     rows, targets = [], lab.targets("rome")
     clean = {}
@@ -312,7 +312,7 @@ def behaviour(lab, few=None):
     }
 
 
-def reversal(lab, few=REVERSED):
+def reversal(lab, few=COSTLY):
     """How much of a single ROME edit is taken back, by what one knows."""
     targets = lab.targets("rome")
     values = lab.W @ lab.K

@@ -129,7 +129,8 @@ def test_noise_runs_the_trace(right, capsys):
 
 # ------------------------------------------------------------------ on the embedded model
 
-RECORD = ROOT / "medit_teach" / "data" / "locating.json"
+DATA = ROOT / "medit_teach" / "data"
+RECORDS = {"tiny-gptj": "locating.json", "tiny-gptj-plain": "locating-control.json"}
 embedded = pytest.mark.skipif(
     not (EMBEDDED / "tiny-gptj").is_dir(), reason="the embedded model is not there"
 )
@@ -147,8 +148,9 @@ def test_the_published_noise_is_right(capsys):
 
 
 @embedded
-def test_the_record_is_of_the_embedded_model():
-    record, model = json.loads(RECORD.read_text()), mt.load("tiny-gptj")[0]
+@pytest.mark.parametrize("name", RECORDS)
+def test_the_record_is_of_the_embedded_model(name):
+    record, model = json.loads((DATA / RECORDS[name]).read_text()), mt.load(name)[0]
     assert record["fingerprint"] == fingerprint(model)
     now = asdict(hyper("rome", model))
     assert all(json.loads(json.dumps(now[name])) == x for name, x in record["hyper"].items())

@@ -3,8 +3,8 @@
     python tools/measure_forensics.py [--model NAME] [--out FOLDER] [--again SECTION ...]
 
 Writes forensics.json, section by section: what is there already for these very weights is kept, so
-that a run that was stopped goes on where it was. All edits are of the invented world. About six
-minutes on a CPU; every section says how it was measured, in its "about".
+that a run that was stopped goes on where it was. All edits are of the invented world. About five
+minutes of processor time; every section says how it was measured, in its "about".
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ PRESETS = {  # read by `hyper.hyper`: what all methods share, then each method's
 }  # fmt: skip
 PRESETS["tiny-gptj-plain"] = PRESETS["tiny-gptj"]  # the control: the mask is all that differs
 PRESETS["tiny-gpt2"] = PRESETS["tiny-gptj"] | {
-    "rome": dict(layers=[1], clamp=6.0),
+    "rome": dict(layers=[1], clamp=3.0),
     "memit": dict(lam=500.0),
     "ft": dict(layers=[1], steps=50, lr=3e-3),
 }

@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+from medit_teach import check
 from medit_teach.cli import main
 from medit_teach.errors import MeditError
 from medit_teach.grading import Lost, Ref, agree, sandbox
@@ -202,6 +203,91 @@ def test_an_interrupted_run_goes_on(graded, monkeypatch):
     started.clear()
     grade(folder, grader, out, seed=6, say=lambda line: None)
     assert len(started) == 6  # another seed: all of them again
+
+
+def answers_to(made, answers, path):
+    """A submission file with these answers."""
+    return write(with_answers(read(made["student"]), answers), path)
+
+
+def test_the_notebook_of_the_assignment_is_chosen(tmp_path):
+    made = {n: generate(n, tmp_path / "made", seed=1) for n in (1, 3)}
+    home, master = tmp_path / "submitted", find(1)
+    for n, name in ((1, "z"), (3, "3-rome")):  # the metadata count, not the order of the names
+        write(read(made[n]["solution"]), home / "ann" / f"{name}.ipynb")
+    write(read(made[3]["solution"]), home / "bob" / "3-rome.ipynb")
+    write(read(made[3]["solution"]), home / "cyd.ipynb")
+    for name in ("0-notes", "1-objective"):  # no metadata: the name counts
+        notebook = read(made[1]["solution"])
+        notebook["metadata"] = {}
+        write(notebook, home / "dan" / f"{name}.ipynb")
+    found = submissions(home, master.name)
+    assert {k: p.name for k, p in found.items()} == {
+        "ann": "z.ipynb",
+        "bob": "3-rome.ipynb",
+        "cyd": "cyd.ipynb",
+        "dan": "1-objective.ipynb",
+    }
+    said = []
+    records = grade(home, 1, tmp_path / "marks", say=said.append)
+    assert {k: total(r) for k, r in records.items()} == {"ann": 19, "bob": 0, "cyd": 0, "dan": 19}
+    rows = {r["student"]: r for r in csv.DictReader(open(tmp_path / "marks" / "marks.csv"))}
+    told = "this is 3-rome, not 1-objective"
+    assert rows["bob"]["notes"] == rows["cyd"]["notes"] == told and rows["ann"]["notes"] == ""
+    assert rows["bob"]["derivation (of 6, by hand)"] == ""  # nobody looked: no 0
+    assert told in (tmp_path / "marks" / "feedback" / "bob.html").read_text()
+    assert any(told in line for line in said)
+
+
+def test_arguments_must_stay_as_they_were(tmp_path, capsys):
+    master, solved = find(1), find(1).solutions()
+    spoiled = "def residual(M, b, K, V):\n    V -= K @ M + b\n    return V\n"
+    answers = solved | {"residual": spoiled}
+    path = answers_to(generate(1, tmp_path), answers, tmp_path / "a.ipynb")
+    record = grade_one(path, master, master.exercises(), 0, ISOLATED)
+    assert points(record) == {"residual": 0, "losses": 4, "gradient": 5, "soft_update": 7}
+    assert "your function changes its argument V" in told(record, "residual")
+    names = {}
+    exec(spoiled, names)
+    check.a1_residual(names["residual"])
+    assert "not yet: your function changes its argument V" in capsys.readouterr().out
+
+
+def test_cleared_metadata_and_lost_cells(tmp_path):
+    master, made = find(1), generate(1, tmp_path)
+    notebook = read(made["solution"])
+    for cell in notebook["cells"]:
+        cell["metadata"] = {}
+    path = write(notebook, tmp_path / "cleared.ipynb")
+    record = grade_one(path, master, master.exercises(), 0, ISOLATED)
+    assert total(record) == of(record) and record["notes"] == []
+    assert set(record["by_hand"].values()) == {"answered"}
+    notebook = read(made["solution"])
+    gone = ("residual", "derivation")
+    notebook["cells"] = [c for c in notebook["cells"] if c["id"] not in gone]
+    path = write(notebook, tmp_path / "gone" / "gone.ipynb")
+    records = grade(path.parent, 1, tmp_path / "marks", say=lambda line: None)
+    record = records["gone"]
+    assert points(record)["residual"] == 0 and total(record) == 16
+    assert record["notes"] == [
+        "the answer cell residual was not found",
+        "the cell of the answer in words derivation was not found: look for it in the notebook",
+    ]
+    assert record["by_hand"] == {"derivation": "not found", "centring": "answered"}
+    (row,) = csv.DictReader(open(tmp_path / "marks" / "marks.csv"))
+    assert row["derivation (of 6, by hand)"] == ""
+
+
+def test_students_and_teachers_are_told_how_to_hand_in(tmp_path, capsys):
+    assert main(["assignment", "1", "--out", str(tmp_path)]) == 0
+    assert "<name>.ipynb, one per student" in capsys.readouterr().out
+    last = read(tmp_path / "student" / "1-objective.ipynb")["cells"][-1]
+    assert last["cell_type"] == "markdown" and "**To hand in**" in text_of(last)
+    with pytest.raises(SystemExit):
+        main(["grade", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in ("a folder: <name>.ipynb, one per student", "folder of marks.csv", "at a time"):
+        assert words in shown
 
 
 # ------------------------------------------------------------------ the wall

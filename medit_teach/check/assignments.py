@@ -2,7 +2,18 @@
 
 import torch
 
-from .core import Wrong, call, distance, exercise
+from ..grading.worker import changed, snapshot, told_changed
+from . import core
+from .core import Wrong, distance, exercise
+
+
+def call(function, *args):
+    """function(*args) as core.call does it, or Wrong if the arguments are not what they were."""
+    before = snapshot(args)
+    result = core.call(function, *args)
+    if spoiled := changed(function, before, args):
+        raise Wrong(told_changed(spoiled))
+    return result
 
 
 def _randn(*shape, seed=0):
@@ -146,7 +157,17 @@ def a2_key_at(function, model, tok, layer, prompt, subject):
         "the same context twice must give the same key: weights are shares of their sum",
         rtol=1e-3,
     )
-    return f"one key of {d_in} numbers; what follows the subject does not matter"
+    bare = call(function, model, tok, layer, [""], [1.0], "{}", subject)
+    told = call(function, model, tok, layer, [subject + "? "], [1.0], "{}", subject)
+    if distance(_shaped(told, (d_in,), "a key"), _shaped(bare, (d_in,), "a key")) < 1e-4:
+        raise Wrong(
+            f"in the context {subject + '? '!r} your key is that of the context's subject: "
+            "the subject of the prompt counts"
+        )
+    return (
+        f"one key of {d_in} numbers, also where the context speaks of the same subject; "
+        "now several contexts of different weight"
+    )
 
 
 @exercise
@@ -159,7 +180,7 @@ def a2_second_moment(function):
     spoiled[1, 2] = 1e6
     _same(call(function, [(spoiled, w)]), C, "a key with weight 0 must not count")
     _same(call(function, [(X, w), (X, w)]), C, "the same batch twice must give the same C0: a mean")
-    return "symmetric, a mean, and blind to padding"
+    return "symmetric, a mean, and blind to padding; now batches of different size"
 
 
 @exercise
@@ -171,7 +192,7 @@ def a2_without(function):
     both = call(function, C, 12, X[:5])
     steps = call(function, call(function, C, 12, X[:2]), 10, X[2:5])
     _same(both, steps, "five keys at once, or two and then three: the result must be the same")
-    return "consistent with itself"
+    return "consistent with itself; now compare with the moment of the keys that remain"
 
 
 @exercise
@@ -182,7 +203,7 @@ def a2_price(function):
     _same(call(function, C, K, 2 * R), 4 * p, "twice the residual costs four times as much")
     _same(call(function, C, 2 * K, R), p / 4, "a key twice as long is four times as cheap")
     _same(call(function, 2 * C, K, R), 2 * p, "if all old keys' energy doubles, so do the prices")
-    return "the units are right"
+    return "the units are right; now a C0 in which directions differ"
 
 
 # ------------------------------------------------------------------ 3
@@ -247,7 +268,7 @@ def a4_memit_weighted(function):
     _same(nothing, one, "a fact of weight (almost) zero must not count")
     if call(function, R, K, C, 1e9, w).norm() > 1e-4 * D.norm():
         raise Wrong("with a huge lam nothing may be written")
-    return "the limits are right"
+    return "the limits are right; now weights that are neither 1 nor 0"
 
 
 @exercise
@@ -278,7 +299,7 @@ def a4_ridges(function):
     _same(
         call(function, 2.0, 1.0 * w[1:2], hard[1:2]), 2.0, "for one fact of weight 1: MEMIT's own"
     )
-    return "the simple cases are right"
+    return "the simple cases are right; now other weights: put your ridges into the formula"
 
 
 @exercise
@@ -310,7 +331,7 @@ def a4_chain(function):
     missed = float((run(new) - target).norm() / (run(kept) - target).norm())
     if missed > 1e-3:
         raise Wrong(f"with a tiny lam the target must be reached; {missed:.0%} is still missing")
-    return "the target is reached, and every layer takes part"
+    return "the target is reached, and every layer takes part; now unequal shares and a larger lam"
 
 
 # ------------------------------------------------------------------ 5

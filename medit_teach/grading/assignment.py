@@ -27,3 +27,8 @@ def main(argv):
     for kind, path in made.items():
         note = "hand this out" if kind == "student" else "for teachers"
         print(f"{kind:9} {path}   ({note})")
+    print(
+        "Students hand in the notebook itself, under their name or in a folder of that name: "
+        "<name>.ipynb, one per student, or <name>/.../<assignment>.ipynb. Then: "
+        f"medit-teach grade FOLDER --assignment {made['grader']}"
+    )

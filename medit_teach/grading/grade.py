@@ -17,11 +17,12 @@ from .notebook import find, forbidden, kind_of, plain, read, text_of
 from .sandbox import Student, isolation
 
 
-def submissions(folder):
+def submissions(folder, assignment=None):
     """{student: path}: FOLDER/student.ipynb, or FOLDER/student/.../any.ipynb (nbgrader's layout).
 
-    A student's first notebook counts. Files that are no notebooks are listed too: they get a
-    report. MeditError when there is nothing.
+    Of a student's notebooks the one of this assignment counts: by its metadata, else by its name
+    or its folder's, else the first that does not say what it is. Files that are no notebooks are
+    listed too: they get a report. MeditError when there is nothing.
     """
     folder, found = Path(folder), {}
     if not folder.is_dir():
@@ -34,24 +35,57 @@ def submissions(folder):
         elif inside := sorted(
             p for p in path.rglob("*.ipynb") if ".ipynb_checkpoints" not in str(p)
         ):
-            found[path.name] = inside[0]
+            found[path.name] = min(inside, key=lambda p: _fit(p, assignment))
     if not found:
         raise MeditError(f"{folder} holds no submissions")
     return found
 
 
+def _says(notebook):
+    """The assignment that a notebook says it is, or None."""
+    about = notebook.get("metadata")
+    about = about.get("medit_teach") if isinstance(about, dict) else None
+    said = about.get("assignment") if isinstance(about, dict) else None
+    return said if isinstance(said, str) and said else None
+
+
+def _fit(path, assignment):
+    """How badly a file fits the assignment: 0 it says so, 1 its name does, 2 unknown, 3 another."""
+    try:
+        said = _says(read(path))
+    except MeditError:
+        said = None
+    if said is not None:
+        return 0 if said == assignment else 3
+    return 1 if assignment in (path.stem, path.parent.name) else 2
+
+
+def grade_ids(notebook, master):
+    """The grade_id of each cell ("" for a student's own): from its metadata, else from its id."""
+    known = {i: c.get("id") for i, c in master.cells()}
+    by_id = {cell_id: i for i, cell_id in known.items() if cell_id}
+    for cell in notebook["cells"]:
+        about = cell["metadata"].get("nbgrader")
+        found = str(about.get("grade_id", "")) if isinstance(about, dict) else ""
+        yield found if found in known else by_id.get(str(cell.get("id")), found)
+
+
 def cells_of(notebook, master):
     """([(label, code)] to run, notes): given cells as they were handed out, answers, own cells.
 
-    Tests are left out. A cell that imports what is forbidden is left out with a note.
+    Tests are left out. A cell that imports what is forbidden is left out with a note. An answer
+    cell that is not there, and whose function is nowhere else, gets a note too.
     """
     kinds = {i: kind_of(c["metadata"]["nbgrader"]) for i, c in master.cells()}
     given, run, notes = master.given(), [], []
-    for number, cell in enumerate(notebook["cells"], 1):
+    ids = list(grade_ids(notebook, master))
+    code = "\n".join(text_of(c) for c in notebook["cells"] if c["cell_type"] == "code")
+    for name in (i for i, kind in kinds.items() if kind == "answer" and i not in ids):
+        if not re.search(rf"^\s*(?:def\s+{name}\b|{name}\s*=)", code, flags=re.M):
+            notes.append(f"the answer cell {name} was not found")
+    for number, (cell, grade_id) in enumerate(zip(notebook["cells"], ids, strict=True), 1):
         if cell["cell_type"] != "code":
             continue
-        about = cell["metadata"].get("nbgrader")
-        grade_id = str(about.get("grade_id", "")) if isinstance(about, dict) else ""
         kind = kinds.get(grade_id)
         if kind == "tests":
             continue
@@ -101,9 +135,11 @@ def mark(student, exercises, seed):
 
 def grade_one(path, master, exercises, seed, isolate):
     """The record of one submission: marks, notes, what is left to mark by hand."""
-    by_hand = dict.fromkeys(master.by_hand(), "not answered")
+    by_hand = dict.fromkeys(master.by_hand(), "not found")
     try:
         notebook = read(path)
+        if (said := _says(notebook)) not in (None, master.name):
+            raise MeditError(f"this is {said[:60]}, not {master.name}")
     except MeditError as problem:
         marks = mark(_Nobody(str(problem)), exercises, seed)
         return {"marks": marks, "notes": [str(problem)], "by_hand": by_hand, "seconds": 0.0}
@@ -113,11 +149,15 @@ def grade_one(path, master, exercises, seed, isolate):
         for c in master.version("student")["cells"]
         if "nbgrader" in c["metadata"]
     }
-    for cell in notebook["cells"]:
-        about = cell["metadata"].get("nbgrader")
-        grade_id = about.get("grade_id") if isinstance(about, dict) else None
-        if grade_id in by_hand and text_of(cell).strip() not in ("", handed_out[grade_id]):
-            by_hand[grade_id] = "answered"
+    for cell, grade_id in zip(notebook["cells"], grade_ids(notebook, master), strict=True):
+        if grade_id in by_hand and by_hand[grade_id] != "answered":
+            written = text_of(cell).strip() not in ("", handed_out[grade_id])
+            by_hand[grade_id] = "answered" if written else "not answered"
+    notes += [
+        f"the cell of the answer in words {i} was not found: look for it in the notebook"
+        for i, state in by_hand.items()
+        if state == "not found"
+    ]
     with Student(cells, isolate) as student:
         marks = mark(student, exercises, seed)
         notes += student.notes
@@ -147,7 +187,8 @@ def grade(folder, number, out, seed=None, masters=None, jobs=2, isolate=None, sa
     """
     if os.name != "posix":
         raise MeditError("grading needs Linux or macOS; on Windows, use WSL")
-    master, found, out = find(number, masters), submissions(folder), Path(out)
+    master, out = find(number, masters), Path(out)
+    found = submissions(folder, master.name)
     seed = master.seed if seed is None else seed
     exercises = master.exercises()
     able, sentence = isolation() if isolate in (None, True) else (False, "isolation was off: asked")
@@ -233,7 +274,7 @@ def _table(records, master, path):
         for student, record in records.items():
             safe = "'" + student if student[:1] in "=+-@" else student  # no formula in a sheet
             row = [safe, total(record), *(m["points"] for m in record["marks"])]
-            row += ["" if record["by_hand"][x] == "answered" else 0 for x in by_hand]
+            row += [0 if record["by_hand"][x] == "not answered" else "" for x in by_hand]
             isolated = "yes" if record["isolation"].startswith("isolated") else "no"
             writer.writerow([*row, isolated, record["seconds"], " | ".join(record["notes"])])
 
@@ -297,7 +338,7 @@ EXAMPLES = """examples:
   medit-teach grade submitted --assignment 1 --out marks
   medit-teach grade submitted --assignment out/grader/1-objective.ipynb --out marks
 
-SUBMISSIONS holds student.ipynb files, or student/.../notebook.ipynb as nbgrader collects them.
+Of several notebooks of one student, the one of this assignment is taken.
 """
 
 
@@ -309,14 +350,29 @@ def main(argv):
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("submissions", metavar="SUBMISSIONS")
+    parser.add_argument(
+        "submissions",
+        metavar="SUBMISSIONS",
+        help="a folder: <name>.ipynb, one per student, or <name>/.../<assignment>.ipynb as "
+        "nbgrader collects them",
+    )
     parser.add_argument("--assignment", required=True, help="its number, or a grader notebook")
-    parser.add_argument("--out", default="marks", metavar="DIR", help="(%(default)s)")
+    parser.add_argument(
+        "--out",
+        default="marks",
+        metavar="DIR",
+        help="folder of marks.csv, feedback/, summary.png and records/ (%(default)s)",
+    )
     parser.add_argument(
         "--seed", type=int, help="of the hidden tests (the grader notebook's, or 0)"
     )
     parser.add_argument("--masters", metavar="DIR", help="where the masters are (assignments/)")
-    parser.add_argument("--jobs", type=int, default=2, help="at a time (%(default)s)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=2,
+        help="submissions graded at a time, one processor each (%(default)s)",
+    )
     parser.add_argument(
         "--require-isolation", action="store_true", help="stop where the system cannot isolate"
     )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import MeditError
+from .worker import changed, snapshot, told_changed
 
 
 class Lost(MeditError):
@@ -78,13 +79,20 @@ class Here:
 
         def call(*args):
             args = [self._names[a.name] if isinstance(a, Ref) else copied(a) for a in args]
-            return self._names[name](*args)
+            function, before = self._names[name], snapshot(args)
+            result = function(*args)
+            if spoiled := changed(function, before, args):
+                raise Lost(told_changed(spoiled))
+            return result
 
         return call
 
 
 def copied(x):
-    """Tensors, and what holds them, as new objects: a function may spoil its arguments."""
+    """Tensors, and what holds them, as new objects: a function may spoil its arguments.
+
+    The oracle then still works with what was given.
+    """
     if isinstance(x, torch.Tensor):
         return x.clone()
     if isinstance(x, (list, tuple)):

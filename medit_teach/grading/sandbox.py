@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from .hidden import Lost
-from .worker import decode, encode
+from .worker import decode, encode, told_changed
 
 PACKAGE = Path(__file__).resolve().parent.parent
 WORKER = PACKAGE / "grading" / "worker.py"
@@ -206,6 +206,8 @@ class Student:
             if answer.get("kind") == "NotImplementedError":
                 raise Lost("no answer yet")
             raise Lost(f"{name} stops with {str(answer['error'])[:500]}")
+        if answer.get("changed"):
+            raise Lost(told_changed([str(x)[:60] for x in answer["changed"]]))
         try:
             return decode(answer["value"])
         except Exception as error:

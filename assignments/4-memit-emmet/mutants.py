@@ -105,6 +105,12 @@ MUTANTS = {
             "(Rh - Delta @ Kh) @ U.T",
             HARD,
         ),
+        (
+            "a tiny ridge for hard facts",
+            "(Kh.T @ U,",
+            "(Kh.T @ U + 1e-9 * torch.eye(U.shape[1]),",
+            ["hard facts met"],
+        ),
     ],
     "ridges": [
         ("times the weight", "lam / w", "lam * w", ["weights"]),

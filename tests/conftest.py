@@ -73,3 +73,13 @@ def pytest_make_collect_report(collector):
     report = yield
     _refuse_missing(report)
     return report
+
+
+@pytest.fixture(autouse=True, scope="module")
+def default_dtype():
+    """Chapters and assignments that ask for float64 do not leave it to the next module."""
+    import torch
+
+    before = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(before)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,10 +14,11 @@ import torch
 from medit_teach import check
 from medit_teach.cli import main
 from medit_teach.errors import MeditError
-from medit_teach.grading import Lost, Ref, agree, sandbox
+from medit_teach.grading import Lost, Ref, agree, is_true, sandbox
 from medit_teach.grading.assignment import generate
-from medit_teach.grading.grade import feedback, grade, grade_one, of, submissions, total
-from medit_teach.grading.notebook import find, forbidden, read, text_of, write
+from medit_teach.grading.grade import feedback, grade, grade_one, mark, of, submissions, total
+from medit_teach.grading.hidden import Part
+from medit_teach.grading.notebook import Exercise, find, forbidden, read, text_of, write
 from medit_teach.grading.worker import decode, encode
 from tests.conftest import ROOT
 
@@ -288,6 +292,28 @@ def test_students_and_teachers_are_told_how_to_hand_in(tmp_path, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     for words in ("a folder: <name>.ipynb, one per student", "folder of marks.csv", "at a time"):
         assert words in shown
+
+
+def test_hidden_tests_take_turns_and_functions_do_not():
+    """Two threads must not run hidden tests at once (they hook one model); calls may overlap."""
+    inside, both = [], threading.Barrier(2, timeout=20)
+
+    def run(student, draw):
+        for _ in range(3):
+            inside.append(1)
+            time.sleep(0.02)
+            is_true(len(inside) == 1, "two tests at once")
+            inside.pop()
+            student.meet()
+
+    class Met:
+        def meet(self):
+            both.wait()
+
+    exercises = [Exercise("f", 1, (Part(1, "area", "", run),))]
+    with ThreadPoolExecutor(2) as pool:
+        marks = list(pool.map(lambda _: mark(Met(), exercises, 0), range(2)))
+    assert [m[0]["parts"][0]["told"] for m in marks] == ["", ""]
 
 
 # ------------------------------------------------------------------ the wall

@@ -119,3 +119,40 @@ def verdict(capsys, function, *args):
     capsys.readouterr()
     assert function(*args) is None
     return check.passed.get(function.__name__), capsys.readouterr().out.strip()
+
+
+def solutions(name, **known):
+    """Everything that the blocks of a page of solutions define, given the names they import."""
+    found = dict(known)
+    for block in solution_blocks(name):
+        exec(block, found)
+    return found
+
+
+def solution_tests(right, pairs):
+    """Two tests for a page of solutions: they pass their checks, and no answer is not a wrong one.
+
+    right: what `solutions` found; pairs: (check, name of the solution).
+    """
+    import pytest
+
+    each = pytest.mark.parametrize(
+        ("function", "name"), pairs, ids=lambda x: getattr(x, "__name__", x)
+    )
+
+    @each
+    def passes(function, name, capsys):
+        ok, text = verdict(capsys, function, right[name])
+        assert ok is True and text.startswith("right: "), text
+
+    @each
+    def nothing(function, name, capsys):
+        answers = [None, ...]
+        if isinstance(right[name], dict):
+            answers.append(dict.fromkeys(right[name]))
+        elif callable(right[name]):
+            answers.append(lambda *args: ...)
+        for answer in answers:
+            assert verdict(capsys, function, answer) == (None, "no answer yet")
+
+    return passes, nothing

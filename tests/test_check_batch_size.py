@@ -9,17 +9,9 @@ import pytest
 import torch
 
 from medit_teach import check
-from tests.helpers import solution_blocks, verdict
+from tests.helpers import solution_tests, solutions, verdict
 
-
-def solutions(name):
-    found = {"torch": torch, "np": np}
-    for block in solution_blocks(name):
-        exec(block, found)
-    return found
-
-
-RIGHT = solutions("12-batch-size")
+RIGHT = solutions("12-batch-size", torch=torch, np=np)
 PAIRS = [
     (check.batch_effective, "effective"),
     (check.batch_interval, "interval"),
@@ -30,17 +22,9 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("function", "name"), PAIRS, ids=lambda x: getattr(x, "__name__", x))
-def test_the_published_solution_passes(function, name, capsys):
-    ok, text = verdict(capsys, function, RIGHT[name])
-    assert ok is True and text.startswith("right: "), text
-
-
-@pytest.mark.parametrize(("function", "name"), PAIRS, ids=lambda x: getattr(x, "__name__", x))
-def test_no_answer_is_not_a_wrong_answer(function, name, capsys):
-    unfinished = dict.fromkeys(RIGHT["verdicts"]) if name == "verdicts" else lambda *args: ...
-    for nothing in (None, ..., unfinished):
-        assert verdict(capsys, function, nothing) == (None, "no answer yet")
+test_the_published_solution_passes, test_no_answer_is_not_a_wrong_answer = solution_tests(
+    RIGHT, PAIRS
+)
 
 
 def unpaired(a, b):

@@ -8,24 +8,15 @@ import numpy as np
 import pytest
 
 from medit_teach.check import categories as check
-from tests.helpers import solution_blocks, verdict
+from tests.helpers import solution_tests, solutions, verdict
 
-RIGHT = {"np": np}
-for block in solution_blocks("11-categories"):
-    exec(block, RIGHT)
+RIGHT = solutions("11-categories", np=np)
 NAMES = ("gap", "interval", "harmonic_of_mix", "ranks")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_published_solution_passes(name, capsys):
-    ok, text = verdict(capsys, getattr(check, name), RIGHT[name])
-    assert ok is True and text.startswith("right: "), text
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_no_answer_is_not_a_wrong_answer(name, capsys):
-    for nothing in (None, ..., lambda *args: ...):
-        assert verdict(capsys, getattr(check, name), nothing) == (None, "no answer yet")
+test_the_published_solution_passes, test_no_answer_is_not_a_wrong_answer = solution_tests(
+    RIGHT, [(getattr(check, name), name) for name in NAMES]
+)
 
 
 def half(mix, a, b):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medit_teach import check, distribution
-from tests.helpers import verdict
-from tests.test_check_emmet import solutions
+from medit_teach import check, distribution, objective
+from tests.helpers import solution_tests, solutions, verdict
 
-RIGHT = solutions("10-distribution")
+RIGHT = solutions("10-distribution", torch=torch, objective=objective)
 PAIRS = [
     (check.distribution_own_rule, "my_rule"),
     (check.distribution_own_rule, "lagging_first"),
@@ -20,16 +19,9 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("function", "name"), PAIRS, ids=lambda x: getattr(x, "__name__", x))
-def test_the_published_solution_passes(function, name, capsys):
-    ok, text = verdict(capsys, function, RIGHT[name])
-    assert ok is True and text.startswith("right: "), text
-
-
-@pytest.mark.parametrize(("function", "name"), PAIRS, ids=lambda x: getattr(x, "__name__", x))
-def test_no_answer_is_not_a_wrong_answer(function, name, capsys):
-    for nothing in (None, ..., *([] if name == "order" else [lambda *args: ...])):
-        assert verdict(capsys, function, nothing) == (None, "no answer yet")
+test_the_published_solution_passes, test_no_answer_is_not_a_wrong_answer = solution_tests(
+    RIGHT, PAIRS
+)
 
 
 def fixed(shares):

@@ -8,18 +8,9 @@ import pytest
 import torch
 
 from medit_teach import check, objective
-from tests.helpers import solution_blocks, verdict
+from tests.helpers import solution_tests, solutions, verdict
 
-
-def solutions(name):
-    """Everything that the python blocks of a page of solutions define."""
-    found = {"torch": torch, "objective": objective}
-    for block in solution_blocks(name):
-        exec(block, found)
-    return found
-
-
-RIGHT = solutions("09-emmet")
+RIGHT = solutions("09-emmet", torch=torch, objective=objective)
 PAIRS = [
     (check.emmet_forces, "forces"),
     (check.emmet_distinct, "distinct"),
@@ -30,17 +21,9 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("function", "name"), PAIRS, ids=lambda x: getattr(x, "__name__", x))
-def test_the_published_solution_passes(function, name, capsys):
-    ok, text = verdict(capsys, function, RIGHT[name])
-    assert ok is True and text.startswith("right: "), text
-
-
-@pytest.mark.parametrize(("function", "name"), PAIRS, ids=lambda x: getattr(x, "__name__", x))
-def test_no_answer_is_not_a_wrong_answer(function, name, capsys):
-    unfinished = dict.fromkeys(RIGHT["verdicts"]) if name == "verdicts" else lambda *args: ...
-    for nothing in (None, ..., unfinished):
-        assert verdict(capsys, function, nothing) == (None, "no answer yet")
+test_the_published_solution_passes, test_no_answer_is_not_a_wrong_answer = solution_tests(
+    RIGHT, PAIRS
+)
 
 
 def gram(K, C0):

@@ -8,23 +8,15 @@ import pytest
 import torch
 
 from medit_teach.check import ripples as check
-from tests.helpers import verdict
-from tests.test_check_emmet import solutions
+from tests.helpers import solution_tests, solutions, verdict
 
 RIGHT = solutions("16-ripples")
 NAMES = ("follow", "changed", "fair_rate", "at_most", "reach")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_published_solution_passes(name, capsys):
-    ok, text = verdict(capsys, getattr(check, name), RIGHT[name])
-    assert ok is True and text.startswith("right: "), text
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_no_answer_is_not_a_wrong_answer(name, capsys):
-    for nothing in (None, ..., lambda *args: ...):
-        assert verdict(capsys, getattr(check, name), nothing) == (None, "no answer yet")
+test_the_published_solution_passes, test_no_answer_is_not_a_wrong_answer = solution_tests(
+    RIGHT, [(getattr(check, name), name) for name in NAMES]
+)
 
 
 def all_rate(before, after, old, new):

@@ -8,11 +8,9 @@ import pytest
 import torch
 
 from medit_teach import check, objective
-from tests.helpers import solution_blocks, verdict
+from tests.helpers import solution_tests, solutions, verdict
 
-RIGHT = {"torch": torch, "objective": objective}
-for block in solution_blocks("13-sequence"):
-    exec(block, RIGHT)
+RIGHT = solutions("13-sequence", torch=torch, objective=objective)
 PAIRS = [
     (check.sequence_step, "step"),
     (check.sequence_forgotten, "forgotten"),
@@ -22,17 +20,9 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("function", "name"), PAIRS, ids=lambda x: getattr(x, "__name__", x))
-def test_the_published_solution_passes(function, name, capsys):
-    ok, text = verdict(capsys, function, RIGHT[name])
-    assert ok is True and text.startswith("right: "), text
-
-
-@pytest.mark.parametrize(("function", "name"), PAIRS, ids=lambda x: getattr(x, "__name__", x))
-def test_no_answer_is_not_a_wrong_answer(function, name, capsys):
-    unfinished = dict.fromkeys(RIGHT["verdicts"]) if name == "verdicts" else lambda *args: ...
-    for nothing in (None, ..., unfinished):
-        assert verdict(capsys, function, nothing) == (None, "no answer yet")
+test_the_published_solution_passes, test_no_answer_is_not_a_wrong_answer = solution_tests(
+    RIGHT, PAIRS
+)
 
 
 def solve(A, B):

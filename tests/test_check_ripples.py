@@ -10,7 +10,7 @@ import torch
 from medit_teach.check import ripples as check
 from tests.helpers import solution_tests, solutions, verdict
 
-RIGHT = solutions("16-ripples")
+RIGHT = solutions("16-ripples", torch=torch)
 NAMES = ("follow", "changed", "fair_rate", "at_most", "reach")
 
 

@@ -156,3 +156,23 @@ def solution_tests(right, pairs):
             assert verdict(capsys, function, answer) == (None, "no answer yet")
 
     return passes, nothing
+
+
+def wrong_answers_test(wrong):
+    """A test that each wrong answer fails, and is named. wrong: {check: {message: answer}}, the
+    message being part of what the check prints, or a pattern of it."""
+    import re
+
+    import pytest
+
+    @pytest.mark.parametrize(
+        ("function", "message"),
+        [(function, message) for function, answers in wrong.items() for message in answers],
+        ids=lambda x: getattr(x, "__name__", x),
+    )
+    def named(function, message, capsys):
+        ok, text = verdict(capsys, function, wrong[function][message])
+        assert ok is False and text.startswith("not yet: "), text
+        assert message in text or re.search(message, text), text
+
+    return named

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 
-import pytest
 import torch
 
 from medit_teach import check, objective
-from tests.helpers import solution_tests, solutions, verdict
+from tests.helpers import solution_tests, solutions, wrong_answers_test
 
 RIGHT = solutions("09-emmet", torch=torch, objective=objective)
 PAIRS = [
@@ -94,12 +93,4 @@ def distinct(K):
     return RIGHT["distinct"](K)
 
 
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [(function, message) for function, answers in WRONG.items() for message in answers],
-    ids=lambda x: getattr(x, "__name__", x),
-)
-def test_a_wrong_answer_is_named(function, message, capsys):
-    ok, text = verdict(capsys, function, WRONG[function][message])
-    assert ok is False and text.startswith("not yet: "), text
-    assert message in text or re.search(message, text), text
+test_a_wrong_answer_is_named = wrong_answers_test(WRONG)

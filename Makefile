@@ -1,6 +1,7 @@
 # make book        set up, make one edit and show it, build the book
 # make test        set up, run the tests and check every notebook
 # make notebooks   run the notebooks again and store their outputs
+# make records     compute the labs' records again and compare them (at most an hour on two cores)
 # make bench       time the library against the textbook path (10 to 30 minutes)
 # make clean       remove what the build made      make distclean   the environment as well
 #
@@ -27,7 +28,7 @@ export HF_DATASETS_OFFLINE ?= 1
 export HF_HUB_DISABLE_PROGRESS_BARS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: bench book test html pages notebooks lint setup clean distclean
+.PHONY: bench book test html pages notebooks records lint setup clean distclean
 .DEFAULT_GOAL := book
 
 setup: $(READY)
@@ -63,6 +64,10 @@ pages: $(READY)
 
 notebooks: $(READY)
 	$(BIN)/python tools/notebooks.py
+
+# Into _build/records; the book's own stay as they are. A killed run goes on.
+records: $(READY)
+	$(BIN)/python tools/records.py
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

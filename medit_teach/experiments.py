@@ -18,8 +18,8 @@ import random
 import time
 import tomllib
 import warnings
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import import_module
 from itertools import islice, product
 from pathlib import Path
@@ -34,6 +34,7 @@ from .edit import _plain, edit, statistics_for
 from .errors import MeditError, SingularError
 from .hyper import hyper
 from .models import View, card, fingerprint, load
+from .processes import ALONE, joined
 from .values import Targets
 from .world import World
 
@@ -337,17 +338,19 @@ def plan(sweep, model, tok, own=None):
     return cells
 
 
-def run(sweep, path, progress=True, measures=None, device=None, loaded=None):
+def run(sweep, path, progress=True, measures=None, device=None, loaded=None, processes=ALONE):
     """Make the records of `sweep` that `path` (JSON lines) lacks; returns all of its records.
 
     measures: {name: function of a State} that gives {name: a number, or one value a scored fact};
     a list becomes its mean and 95% bootstrap interval [value, low, high], a number stays one (the
     mean over the groups). progress: a bar with the time left and a line for each finished cell.
     loaded: (model, tok), instead of loading sweep.model. Targets are kept beside the records.
+    processes: each optimises its share of the targets and runs its share of the cells; all write
+    into the one file `path`, which all must see. The bar then counts the first one's share.
     MeditError, before any work, for what `plan` refuses and for a file that another run has open.
     """
-    path, own = Path(path), measures or {}
-    model, tok = loaded or load(sweep.model, device=device)
+    path, own, progress = Path(path), measures or {}, progress and processes.main
+    model, tok = loaded or load(sweep.model, device=device or processes.device)
     cells = plan(sweep, model, tok, own)
     done = _by_key(read(path) if path.is_file() else [])
     todo = [cell for cell in cells if cell.asked["key"] not in done]
@@ -355,17 +358,24 @@ def run(sweep, path, progress=True, measures=None, device=None, loaded=None):
         for cell in cells:
             if cell not in todo:
                 print(line(done[cell.asked["key"]]))
-    if todo:
+    if any(processes.gathered(bool(todo))):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(f"{path}.lock", timeout=0):
-                repair(path)
-                done = _by_key(read(path) if path.is_file() else [])
+            # one run at a time: the first process keeps the others' runs out for all of its own
+            with FileLock(f"{path}.lock", timeout=0) if processes.main else nullcontext():
+                if processes.main:
+                    repair(path)
+                    done = _by_key(read(path) if path.is_file() else [])
+                done = processes.gathered(list(done))[0]
                 todo = [cell for cell in cells if cell.asked["key"] not in done]
-                _run(sweep, model, tok, todo, path, own, progress)
+                _run(sweep, model, tok, todo, path, own, progress, processes)
         except Timeout:
             raise MeditError(f"another process is writing {path}; wait for it or stop it") from None
         done = _by_key(read(path))
+    if lost := [cell for cell in cells if cell.asked["key"] not in done]:
+        raise MeditError(
+            f"{len(lost)} records of other processes are not in {path}; all must see one folder"
+        )
     return [done[cell.asked["key"]] for cell in cells]
 
 
@@ -373,13 +383,15 @@ def _by_key(rows):
     return {row["key"]: row for row in rows}
 
 
-def _run(sweep, model, tok, cells, path, own, progress):
+def _run(sweep, model, tok, cells, path, own, progress, processes):
     from tqdm.auto import tqdm
 
     measures = [_measure(name, own) for name in sweep.measures]
     used = [cell.hyper for cell in cells if cell.hyper]
     layers = sorted({x for h in used if h.needs for x in h.layers})
-    statistics = statistics_for(model, tok, layers, tokens=sweep.tokens) if layers else None
+    statistics = None
+    if layers:
+        statistics = statistics_for(model, tok, layers, tokens=sweep.tokens, processes=processes)
     texts = held_out(model, sweep.texts) if "perplexity" in sweep.measures else []
     targets = Targets(model, tok, path.with_suffix(".targets"))
     bench = Bench(model, tok, targets, statistics, texts)
@@ -392,15 +404,21 @@ def _run(sweep, model, tok, cells, path, own, progress):
     with tqdm(total=total, disable=not progress,
               desc="targets", unit="fact") as bar:  # fmt: skip
         for h, facts in missing.values():
-            targets(list(facts), h, progress=bar.update)
+            targets(list(facts), h, progress=bar.update, processes=processes)
+    one_at_a_time = nullcontext()
+    if processes.count > 1:
+        one_at_a_time = FileLock(f"{path}.line.lock")
+        cells = processes.share(sorted(cells, key=lambda cell: -cell.work))
     work = [cell.work for cell in cells]
     with tqdm(total=sum(work), disable=not progress, desc=sweep.name, unit="") as bar:
         for cell, cost in zip(cells, work, strict=True):
             record = _record(cell, bench, measures, sweep.keep)
-            _append(path, record)
+            with one_at_a_time:
+                _append(path, record)
             if progress:
                 tqdm.write(line(record))
             bar.update(cost)
+    processes.wait()
 
 
 def _record(cell, bench, measures, keep):
@@ -535,10 +553,15 @@ def main(argv=None):
     parser.add_argument("file", help="TOML or JSON with the fields of a Sweep")
     parser.add_argument("--out", help="the records, JSON lines (default: NAME.jsonl)")
     parser.add_argument("--device", help="cpu (default), cuda, ...")
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of the file's")
+    parser.add_argument("--scored", type=int, help="facts scored in a cell, instead of the file's")
     parser.add_argument("--quiet", action="store_true", help="no progress, no table")
     args = parser.parse_args(argv)
     sweep = load_sweep(args.file)
+    given = {"seeds": args.seeds, "scored": args.scored}
+    sweep = replace(sweep, **{k: v for k, v in given.items() if v is not None})
     out = args.out or f"{sweep.name}.jsonl"
-    rows = run(sweep, out, progress=not args.quiet, device=args.device)
-    if not args.quiet:
-        print(f"{len(rows)} records: {out}")
+    with joined() as processes:
+        rows = run(sweep, out, progress=not args.quiet, device=args.device, processes=processes)
+        if not args.quiet:
+            print(f"{len(rows)} records: {out}")

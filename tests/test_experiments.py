@@ -252,16 +252,18 @@ def test_ten_kills_and_a_resume_give_the_same_records(sweep, loaded, tmp_path):
     asked = sweep(sizes=[1, 2, 3, 4], seeds=[0, 1], measures=["update"], scored=4)
     began = time.time()
     expected = plain(go(asked, tmp_path / "whole.jsonl", loaded))
-    took, moment, number, inside = time.time() - began, random.Random(0), 0, 0
-    for _ in range(10):
+    took, moment, number, killed = time.time() - began, random.Random(0), 0, 0
+    for _ in range(40):
         path = tmp_path / f"killed-{number}.jsonl"
         pid = child(lambda path=path: go(asked, path, loaded))
         time.sleep(moment.uniform(0.02, took / 4))
         os.kill(pid, signal.SIGKILL)
-        inside += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        killed += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        if killed == 10:
+            break
         if path.is_file() and len(read(path)) == len(expected):
             number += 1  # it got through: the next kills meet a new file
-    assert inside >= 5
+    assert killed == 10
     for path in sorted(tmp_path.glob("killed-*.jsonl")):
         assert plain(go(asked, path, loaded)) == expected
         keys = [json.loads(line)["key"] for line in path.read_text().splitlines()]
@@ -323,3 +325,9 @@ def test_the_command_shows_a_table_and_is_silent_when_asked(loaded, tmp_path, ca
     assert cli.main(["sweep", "s.json"]) == 0
     out = capsys.readouterr().out
     assert "NS" in out and "1 records: asked.jsonl" in out
+    more = ["--seeds", "0", "1", "--scored", "1"]
+    assert cli.main(["sweep", "s.json", *more, "--quiet"]) == 0
+    asked_for = [(row["seed"], row["scored"]) for row in read("asked.jsonl")]
+    assert asked_for == [(0, 2), (0, 1), (1, 1)]
+    assert cli.main(["sweep", "s.json", "--scored", "0"]) == 2
+    assert "0 is not a number of facts" in capsys.readouterr().err

@@ -3,7 +3,8 @@
     python tools/measure_relatives.py [--model NAME] [--out FILE]
 
 Writes relatives.json. ENCORE, PRUNE and RECT are the functions of the published solutions
-(book/solutions/14-two-by-two.md). Half a minute on a CPU.
+(book/solutions/14-two-by-two.md). A solver that is in the file is not measured again. Half a minute
+on a CPU.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from medit_teach import metrics, objective
 from medit_teach.datasets import texts_for
 from medit_teach.hyper import hyper
 from medit_teach.keys import at_subject
-from medit_teach.models import View
+from medit_teach.models import View, fingerprint
+from medit_teach.statistics import write_whole
 from medit_teach.values import optimise_values
 
 FACTS = {"n": 64, "seed": 1}
@@ -62,8 +64,11 @@ def _line(C0, p):
     return float((s[p - 1] + s[p]) / 2)
 
 
-def measure(model, tok, names=None):
-    """(settings, {name: row}) for all solvers, or those in `names`; the model is left as it was."""
+def measure(model, tok, names=None, known=None, keep=None):
+    """(settings, {name: row}) for all solvers, or those in `names`; the model is left as it was.
+
+    known: rows that are there already. keep: called with both after each row.
+    """
     h = hyper("memit", model)
     layer = h.layers[-1]
     h = hyper("memit", model, layers=[layer])
@@ -75,9 +80,11 @@ def measure(model, tok, names=None):
     weight, C0 = View(model).weight(layer), statistics[layer]
     before, W = weight.detach().clone(), weight.detach().double()
     texts = [text for _, text in zip(range(60), texts_for(model), strict=False)]
-    points = {}
+    settings = about(model, facts, h, statistics.tokens) | {"layer": layer, "facts": FACTS}
+    settings |= {"alpha": ALPHA, "share": SHARE}
+    points = dict(known or {})
     for name, Delta in updates(R, K, statistics, layer, W.clone(), h.lam).items():
-        if names and name not in names:
+        if (names and name not in names) or name in points:
             continue
         left = objective.memorization(Delta, R, K) / (R**2).sum()
         row = {
@@ -96,8 +103,9 @@ def measure(model, tok, names=None):
                 weight.copy_(before)
         points[name] = row
         print(name, row, flush=True)
-    settings = about(model, facts, h, statistics.tokens) | {"layer": layer, "facts": FACTS}
-    return settings | {"alpha": ALPHA, "share": SHARE}, points
+        if keep:
+            keep(settings, points)
+    return settings, points
 
 
 def main():
@@ -108,8 +116,16 @@ def main():
     parser.add_argument("--out", type=Path, default=ROOT / "medit_teach/data/relatives.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    settings, points = measure(*mt.load(options.model))
-    options.out.write_text(json.dumps(settings | {"points": points}, indent=1) + "\n")
+    model, tok = mt.load(options.model)
+    known = json.loads(options.out.read_text("utf-8")) if options.out.is_file() else {}
+    if known and known["weights"] != fingerprint(model):
+        parser.error(f"{options.out} was measured on another model; remove it or give --out")
+
+    def keep(settings, points):
+        text = json.dumps(settings | {"points": points}, indent=1) + "\n"
+        write_whole(options.out, lambda draft: Path(draft).write_text(text, encoding="utf-8"))
+
+    measure(model, tok, known=known.get("points"), keep=keep)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,11 @@ a CPU.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from pathlib import Path
 
 import torch
 from measure_batches import ROOT, about
-from measure_sequence import read
+from measure_sequence import read, store
 
 import medit_teach as mt
 from medit_teach import ripples
@@ -192,9 +190,7 @@ def main():
         if any(row["relation"] == relation for row in rows):
             continue
         rows.append(measure(model, tok, world, relation, statistics))
-        draft = options.out.with_suffix(".part")
-        draft.write_text("\n".join(map(json.dumps, [settings, *rows])) + "\n", encoding="utf-8")
-        os.replace(draft, options.out)
+        store(options.out, settings, rows)
         print(f"{relation}: {len(rows[-1]['kind'])} questions", flush=True)
 
 

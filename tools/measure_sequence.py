@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -24,6 +23,7 @@ from medit_teach.hyper import hyper
 from medit_teach.keys import at_subject
 from medit_teach.models import View
 from medit_teach.objective import preservation
+from medit_teach.statistics import write_whole
 from medit_teach.values import optimise_values
 
 SIZES = (32, 64, 128, 256, 512)
@@ -131,6 +131,12 @@ def read(path):
     return settings, rows
 
 
+def store(path, settings, rows):
+    """Write a record file: all of it or nothing."""
+    text = "".join(json.dumps(row) + "\n" for row in [settings, *rows])
+    write_whole(path, lambda draft: Path(draft).write_text(text, encoding="utf-8"))
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -168,9 +174,7 @@ def main():
         if any(row["run"] == name for row in rows):
             continue
         rows += bench.sequence(name)
-        draft = options.out.with_suffix(".part")
-        draft.write_text("\n".join(map(json.dumps, [settings, *rows])) + "\n", encoding="utf-8")
-        os.replace(draft, options.out)
+        store(options.out, settings, rows)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class FineTuning(Hyper):
                     W.clamp_(W0 - self.eps, W0 + self.eps)
                 with torch.no_grad():
                     p.copy_(W)
-                if done := all(right(view.model, tok, facts)):
+                if done := all_right(view.model, tok, facts):
                     break
         Delta = p.detach().double() - old.double()
         report = {"steps": len(losses), "all_right": done, "losses": losses}
@@ -116,6 +116,12 @@ def _rows(tok, facts, contexts):
         for fact in facts
         for context in contexts
     ]
+
+
+def all_right(model, tok, facts, batch_size=32):
+    """Are all of them `right`? Looks no further than the first batch that holds one that is not."""
+    batches = (facts[b : b + batch_size] for b in range(0, len(facts), batch_size))
+    return all(all(right(model, tok, batch)) for batch in batches)
 
 
 def right(model, tok, facts):

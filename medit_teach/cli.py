@@ -69,13 +69,19 @@ def _parser():
         p.set_defaults(run=run)
         p.add_argument("--model", help="embedded model, local folder or hub name (tiny-gptj)")
         p.add_argument("--layers", type=_integers, help="comma-separated, e.g. 1,2,3")
-        p.add_argument("--text", metavar="FILE", help="text for C0, one document a line")
+        p.add_argument(
+            "--text",
+            metavar="FILE",
+            help="text for C0: a file, wikitext or wikipedia (from the hub)",
+        )
         p.add_argument("--tokens", type=int, default=100_000, help="tokens for C0 (%(default)s)")
         p.add_argument("--quiet", action="store_true", help="no progress bars")
         return p
 
     def facts_of(p, n):
-        p.add_argument("--facts", metavar="FILE", help="JSON or JSON lines, CounterFact's schema")
+        p.add_argument(
+            "--facts", metavar="FILE", help="a JSON file, counterfact or zsre (from the hub)"
+        )
         p.add_argument("--relation", help="only facts of this relation")
         p.add_argument("--n", type=int, help=f"how many to draw (all of a file; {n} of the world)")
         p.set_defaults(few=n)

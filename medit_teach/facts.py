@@ -6,12 +6,21 @@ import torch
 
 from .errors import FactError, ModelError
 
-# EasyEdit's flat records: the prompt holds the subject already, one paraphrase, one neighbour
+# Flat records: our field, and the names it has here, in EasyEdit's files, in zsRE's (MEND's form)
 FLAT = {
-    "ground_truth": "target_true",
-    "rephrase_prompt": "paraphrases",
-    "locality_prompt": "neighborhood",
+    "prompt": ("prompt", "src"),
+    "subject": ("subject",),
+    "target_new": ("target_new", "alt"),
+    "target_true": ("target_true", "ground_truth", "answers"),
+    "paraphrases": ("paraphrases", "rephrase_prompt", "rephrase"),
+    "neighborhood": ("neighborhood", "locality_prompt", "loc"),
+    "neighborhood_true": ("neighborhood_true", "locality_ground_truth", "loc_ans"),
 }
+SEVERAL = ("paraphrases", "neighborhood", "neighborhood_true")
+SCHEMAS = (
+    "expected CounterFact's requested_rewrite with prompt, subject, target_new, or flat fields: "
+    "prompt, subject, target_new (EasyEdit), or src, subject, alt (zsRE)"
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,8 @@ class Fact:
     target_true the object the model has now (needed by the metrics). The other fields are those
     of CounterFact (ROME paper, app. D): paraphrases ask the same, neighborhood prompts ask for
     other subjects whose object is target_true, attributes for subjects whose object is
-    target_new, generation prompts start a text about the subject.
+    target_new, generation prompts start a text about the subject. neighborhood_true: the object of
+    each neighborhood prompt, where it is not target_true (in zsRE; empty elsewhere).
     """
 
     prompt: str
@@ -36,6 +46,7 @@ class Fact:
     generation: tuple = ()
     case_id: int | str | None = None
     relation: str | None = None
+    neighborhood_true: tuple = ()
 
     def __post_init__(self):
         name = f"fact {self.case_id}" if self.case_id is not None else "fact"
@@ -49,8 +60,15 @@ class Fact:
                 object.__setattr__(self, field, value.strip())
         if self.target_true == "":
             raise FactError(f"{name}: target_true is empty; fill it in or leave it out")
-        for field in ("paraphrases", "neighborhood", "attributes", "generation"):
+        for field in (
+            "paraphrases", "neighborhood", "attributes", "generation", "neighborhood_true"
+        ):  # fmt: skip
             object.__setattr__(self, field, tuple(getattr(self, field)))
+        if len(self.neighborhood_true) not in (0, len(self.neighborhood)):
+            raise FactError(
+                f"{name}: {len(self.neighborhood)} neighborhood prompts and "
+                f"{len(self.neighborhood_true)} answers to them; give one each, or none"
+            )
         prompt = self.prompt.rstrip()
         if "{}" not in prompt:
             found = prompt.count(self.subject)
@@ -80,10 +98,17 @@ class Fact:
         start = self.prompt.index("{}")
         return start, start + len(self.subject)
 
+    @property
+    def neighbors(self):
+        """(prompt, the object that is true of it or None) for each neighborhood prompt."""
+        own = self.neighborhood_true or (self.target_true,) * len(self.neighborhood)
+        return list(zip(self.neighborhood, own, strict=True))
+
     def to_record(self):
-        """The same fact in CounterFact's schema (dict)."""
+        """The same fact in CounterFact's schema (dict), with neighborhood_true where it has any."""
         d = asdict(self)
         true = None if self.target_true is None else {"str": self.target_true}
+        own = {"neighborhood_true": list(self.neighborhood_true)} if self.neighborhood_true else {}
         return {
             "case_id": self.case_id,
             "requested_rewrite": {
@@ -97,28 +122,23 @@ class Fact:
             "neighborhood_prompts": list(d["neighborhood"]),
             "attribute_prompts": list(d["attributes"]),
             "generation_prompts": list(d["generation"]),
+            **own,
         }
 
     @classmethod
     def from_record(cls, record, where="record"):
-        """From CounterFact's schema, from EasyEdit's flat one, or from this class's field names.
+        """From CounterFact's schema, or from a flat record: EasyEdit's, zsRE's (KnowEdit's form or
+        MEND's), or this class's own field names (FLAT has them all).
 
-        where: what to call the record in error messages. FactError names a missing field.
+        where: what to call the record in error messages. FactError names a missing field, those
+        that were expected and those that were found.
         """
         if not isinstance(record, dict):
             raise FactError(
                 f"{where}: expected an object with fields, found {type(record).__name__}"
             )
         if "requested_rewrite" not in record:
-            flat = {new: record[old] for old, new in FLAT.items() if record.get(old)}
-            known = {k: v for k, v in (flat | record).items() if k in cls.__dataclass_fields__}
-            _need(known, ("prompt", "subject", "target_new"), where)
-            if flat and "{}" not in str(known["prompt"]):  # the first place, if there are several
-                known["prompt"] = str(known["prompt"]).replace(str(known["subject"]), "{}", 1)
-            for name in ("paraphrases", "neighborhood"):
-                if isinstance(known.get(name), str):
-                    known[name] = (known[name],)
-            return cls(**known)
+            return cls(**_flat(record, where))
         rewrite = record["requested_rewrite"]
         _need(rewrite, ("prompt", "subject", "target_new"), f"{where}, requested_rewrite")
         _need(rewrite["target_new"], ("str",), f"{where}, target_new")
@@ -133,14 +153,55 @@ class Fact:
             generation=record.get("generation_prompts", ()),
             case_id=record.get("case_id"),
             relation=rewrite.get("relation_id"),
+            neighborhood_true=record.get("neighborhood_true", ()),
         )
 
 
-def _need(record, fields, where):
+def _flat(record, where):
+    """The fields of a Fact from a flat record, by whichever of FLAT's names it uses."""
+    fields = {k: v for k, v in record.items() if k in Fact.__dataclass_fields__}
+    foreign = False
+    for ours, names in FLAT.items():
+        there = [name for name in names if name in record]
+        used = next((name for name in there if record[name] not in (None, "", [])), None)
+        if used is None and there and ours in ("prompt", "subject", "target_new"):
+            used = there[0]  # empty: Fact says so
+        if used:
+            fields[ours], foreign = record[used], foreign or used != ours
+        if ours in SEVERAL and isinstance(fields.get(ours), str):
+            fields[ours] = (fields[ours],)
+    for group in (record.get("locality") or {}).values():  # KnowEdit's: groups of prompts
+        for ask in group:
+            for ours, theirs in (("neighborhood", "prompt"), ("neighborhood_true", "ground_truth")):
+                fields[ours] = (*fields.get(ours, ()), _first(ask[theirs]))
+    _need(fields, ("prompt", "subject", "target_new"), where, record)
+    for name in ("target_new", "target_true"):
+        if name in fields:
+            fields[name] = _first(fields[name])
+    if foreign and "{}" not in str(fields["prompt"]):  # the first place, if there are several
+        fields["prompt"] = str(fields["prompt"]).replace(str(fields["subject"]), "{}", 1)
+    if str(record.get("loc", "")).startswith("nq question:"):  # zsRE leaves the mark out
+        fields["neighborhood"] = [q if q.endswith("?") else q + "?" for q in fields["neighborhood"]]
+    if set(fields.get("neighborhood_true", ())) == {fields.get("target_true")}:  # CounterFact's
+        del fields["neighborhood_true"]
+    return fields
+
+
+def _first(names):
+    """The first of several names of one thing (lists of aliases, lists in lists)."""
+    while isinstance(names, (list, tuple)) and names:
+        names = names[0]
+    return names
+
+
+def _need(record, fields, where, given=None):
     missing = [f for f in fields if f not in record] if isinstance(record, dict) else list(fields)
     if missing:
-        found = ", ".join(sorted(record)) if isinstance(record, dict) else type(record).__name__
-        raise FactError(f"{where}: lacks the field {missing[0]!r} (found: {found or 'nothing'})")
+        given = record if given is None else given
+        found = ", ".join(sorted(given)) if isinstance(given, dict) else type(given).__name__
+        raise FactError(
+            f"{where}: lacks the field {missing[0]!r} (found: {found or 'nothing'}); {SCHEMAS}"
+        )
 
 
 def as_facts(facts):

@@ -13,6 +13,7 @@ import re
 import textwrap
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from .edit import edits_of
 from .errors import FactError, MeditError, ModelError
 from .facts import as_facts, encode, pad, with_target
 from .hooks import evaluating
+from .processes import ALONE
 
 # name: (prompts, what is averaged); prompts E = rewrite, P = paraphrases, N = neighborhood
 SCORES = {
@@ -47,12 +49,13 @@ NOTHING = (None, None, None, 0)
 # ------------------------------------------------------------------ log-probabilities
 
 
-def target_logprobs(model, tok, prompts, targets, batch_size=64):
+def target_logprobs(model, tok, prompts, targets, batch_size=64, processes=ALONE):
     """log P of each token of targets[i] after prompts[i], teacher-forced.
 
     Edits that the model carries may put text in front of a prompt (Edit.asked). Returns (list of
     1-D float32 tensors, one entry a target token; list of bool: is every target token the likeliest
-    one). FactError names a text that is too long or has an empty prompt.
+    one). processes: each runs its share of the batches; all have the whole lists. FactError names a
+    text that is too long or has an empty prompt.
     """
     prompts = _asked(model, prompts)
     pairs = [
@@ -62,7 +65,7 @@ def target_logprobs(model, tok, prompts, targets, batch_size=64):
     for (_, start), prompt in zip(pairs, prompts, strict=True):
         if start == 0:
             raise FactError(f"the prompt {prompt!r} has no token that could predict a target")
-    out = _logprobs(model, tok, pairs, batch_size)
+    out = _logprobs(model, tok, pairs, batch_size, processes)
     return [log_p for log_p, _ in out], [bool(said.all()) for _, said in out]
 
 
@@ -74,7 +77,7 @@ def _asked(model, prompts):
     return [asked[prompt] for prompt in prompts]
 
 
-def _logprobs(model, tok, pairs, batch_size):
+def _logprobs(model, tok, pairs, batch_size, processes=ALONE):
     """For each (ids, start): log P(ids[start:] | ids before), and whether each is the likeliest.
 
     Rows are sorted by length, a row that serves several targets is run once, and the head sees
@@ -84,9 +87,9 @@ def _logprobs(model, tok, pairs, batch_size):
     for i, (ids, _) in enumerate(pairs):
         readers.setdefault(tuple(ids[:-1]), []).append(i)
     rows = sorted(readers, key=len)
-    out = [None] * len(pairs)
+    parts = []
     with torch.no_grad(), evaluating(model):
-        for b in range(0, len(rows), batch_size):
+        for b in processes.share(range(0, len(rows), batch_size)):
             chunk = rows[b : b + batch_size]
             row, col, label, sizes, members = [], [], [], [], []
             for r, ids in enumerate(chunk):
@@ -103,8 +106,11 @@ def _logprobs(model, tok, pairs, batch_size):
             log_p = log_p.gather(1, label[:, None])[:, 0].cpu()
             if not torch.isfinite(log_p).all():
                 raise ModelError("the model gives NaN probabilities; its weights are broken")
-            for i, *found in zip(members, log_p.split(sizes), said.split(sizes), strict=True):
-                out[i] = found
+            parts.append((members, sizes, log_p, said))
+    out = [None] * len(pairs)
+    for members, sizes, log_p, said in chain.from_iterable(processes.gathered(parts)):
+        for i, *found in zip(members, log_p.split(sizes), said.split(sizes), strict=True):
+            out[i] = found
     return out
 
 
@@ -200,24 +206,32 @@ class Scores:
                 "notes": list(self.notes)}  # fmt: skip
 
 
-def score(model, tok, facts, batch_size=64, resamples=1000, seed=0, level=0.95):
+def score(model, tok, facts, batch_size=64, resamples=1000, seed=0, level=0.95, processes=ALONE):
     """Scores of `facts` on the model as it is now, by CounterFact's protocol.
 
     ROME paper sec. 3.4 and MEMIT paper sec. 5.2, as their evaluation code does it (see PROTOCOL).
-    Intervals: `level` bootstrap over facts (`resamples` draws with `seed`).
+    Intervals: `level` bootstrap over facts (`resamples` draws with `seed`). processes: as in
+    target_logprobs.
     """
     facts = as_facts(facts)
-    asked = [
-        (i, kind, prompt)
+    asked = [  # (fact, kind, prompt, the true object there)
+        (i, kind, prompt, true)
         for i, fact in enumerate(facts)
-        for kind, prompts in (("E", [fact.text]), ("P", fact.paraphrases), ("N", fact.neighborhood))
-        for prompt in prompts
+        for kind, prompts in (
+            ("E", [(fact.text, fact.target_true)]),
+            ("P", [(prompt, fact.target_true) for prompt in fact.paraphrases]),
+            ("N", fact.neighbors),
+        )
+        for prompt, true in prompts
     ]
-    of, kinds = np.array([i for i, _, _ in asked]), np.array([kind for _, kind, _ in asked])
-    known = np.array([fact.target_true is not None for fact in facts])[of]
-    two = [(fact.target_new, fact.target_true or fact.target_new) for fact in facts]
-    pairs = [(prompt, target) for i, _, prompt in asked for target in two[i]]
-    log_p, said = target_logprobs(model, tok, *zip(*pairs, strict=True), batch_size)
+    of, kinds = np.array([i for i, *_ in asked]), np.array([kind for _, kind, *_ in asked])
+    known = np.array([true is not None for *_, true in asked])
+    pairs = [
+        (prompt, target)
+        for i, _, prompt, true in asked
+        for target in (facts[i].target_new, true or facts[i].target_new)
+    ]
+    log_p, said = target_logprobs(model, tok, *zip(*pairs, strict=True), batch_size, processes)
     mean = np.array([float(x.double().mean()) for x in log_p]).reshape(-1, 2)  # log P[new], P[true]
     said = np.array(said, dtype=float).reshape(-1, 2)
     mean[~known, 1] = said[~known, 1] = np.nan
@@ -241,6 +255,8 @@ def score(model, tok, facts, batch_size=64, resamples=1000, seed=0, level=0.95):
     for name, needs in (("ES", ""), ("PS", " and paraphrases"), ("NS", " and neighborhood")):
         if (n := values[name][3]) < len(facts):
             notes.append(f"{name} from {n} of {len(facts)} facts: it needs target_true{needs}.")
+    if any(fact.neighborhood_true for fact in facts):
+        notes.append("Neighborhood prompts with answers of their own are compared with these.")
     return Scores(values, per_fact, PROTOCOL, tuple(notes))
 
 

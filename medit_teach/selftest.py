@@ -86,8 +86,8 @@ def main(argv=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--real", metavar="MODEL", help="a hub name or a local folder, e.g. gpt2")
-    parser.add_argument("--facts", metavar="FILE", help="instead of CounterFact or the world")
-    parser.add_argument("--text", metavar="FILE", help="instead of Wikipedia: one document a line")
+    parser.add_argument("--facts", metavar="FILE", help="a file, or zsre, instead of CounterFact")
+    parser.add_argument("--text", metavar="FILE", help="a file, or wikipedia, instead of wikitext")
     parser.add_argument("--n", type=int, default=10, help="how many facts (%(default)s)")
     parser.add_argument("--tokens", type=int, help="for C0 (20,000, or twice the key dimension)")
     parser.add_argument("--device", help="cpu (default), cuda, ...")

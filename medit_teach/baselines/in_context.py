@@ -97,8 +97,8 @@ def demonstration(fact, kind):
     question, answer = fact.text, fact.target_new
     if kind == "update" and fact.paraphrases:
         question = fact.paraphrases[0]
-    if kind == "retain" and fact.neighborhood and fact.target_true:
-        question, answer = fact.neighborhood[0], fact.target_true
+    if kind == "retain" and fact.neighbors and fact.neighbors[0][1]:
+        question, answer = fact.neighbors[0]
     return f"{statement(fact)} {question} {answer}."
 
 

@@ -327,11 +327,14 @@ def _solve_group(result, view, tok, facts, h, statistics, target, remember, bar)
         more = {}
         if getattr(h, "divide_by", "key") == "bare":
             more["bare"] = at_subject(model, tok, facts, [key], h.contexts, "bare")[key]
+        if h.needs:  # solved where C0 lies
+            K, R = K.to(statistics.device), R.to(statistics.device)
+            more = {name: x.to(K) for name, x in more.items()}
         kept = [e.keys[layer].to(K) for e in remember if layer in e.keys]
         kept = torch.cat(kept, 1) if kept else None
         solution = h.solve(R, K, h.preserve(statistics, layer), kept=kept, **more)
         result._add(layer, solution.left, solution.right)
-        result.keys[layer] = torch.cat([result.keys.get(layer, K[:, :0]), K], 1)
+        result.keys[layer] = torch.cat([result.keys.get(layer, K[:, :0]).to(K), K], 1)
         result.diagnostics[layer] = {
             "ridge": solution.ridge,
             "condition_C0": solution.condition_C0,

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from .hooks import evaluating, watch
 from .models import View, fingerprint
 
 SAVE_EVERY = 30.0  # seconds between two saves of unfinished work
+ROWS = 4096  # rows of a sum that are added to at once: a large sum needs no second matrix beside it
 
 
 def cache_folder():
@@ -31,7 +33,9 @@ def cache_folder():
 @dataclass
 class Statistics:
     """C0 {layer: (d_in, d_in)} over `tokens` tokens of the text with hash `text`, for the model
-    with fingerprint `weights`. A C0 is factored once and the factor kept."""
+    with fingerprint `weights`. A C0 is factored once and the factor kept; if it lies on the disk
+    (load(..., one_at_a_time=True)), only the last layer's factor is. Updates are solved on the
+    device of C0."""
 
     C0: dict
     tokens: int
@@ -50,8 +54,16 @@ class Statistics:
 
     def _once(self, key, make):
         if key not in self._factors:
+            if isinstance(self.C0, _Files):
+                self._factors.clear()
             self._factors[key] = make()
         return self._factors[key]
+
+    @property
+    def device(self):
+        """Where C0 lies: the host, if it is read from the disk."""
+        on_disk = isinstance(self.C0, _Files)
+        return torch.device("cpu") if on_disk else next(iter(self.C0.values())).device
 
     def __getitem__(self, layer):
         if layer not in self.C0:
@@ -90,19 +102,45 @@ class Statistics:
         write_whole(folder / "statistics.json", lambda p: Path(p).write_text(json.dumps(about)))
 
     @classmethod
-    def load(cls, folder, layers=None):
-        """What `save` wrote; StatisticsError when a file is missing or cannot be read."""
+    def load(cls, folder, layers=None, one_at_a_time=False):
+        """What `save` wrote; StatisticsError when a file is missing or cannot be read.
+
+        one_at_a_time: each C0 is read when it is needed, and not kept: for matrices that do not
+        fit into memory together.
+        """
         folder = Path(folder)
         try:
             about = json.loads((folder / "statistics.json").read_text())
             found = {int(p.stem.split("-")[1]): p for p in sorted(folder.glob("C0-*.safetensors"))}
             wanted = sorted(found) if layers is None else [x for x in layers if x in found]
-            C0 = {layer: load_file(found[layer])["C0"] for layer in wanted}
+            C0 = _Files({layer: found[layer] for layer in wanted})
+            C0 = C0 if one_at_a_time else dict(C0)
             return cls(C0, about["tokens"], about["weights"], about["text"])
         except Exception as error:
             raise StatisticsError(
                 f"cannot read statistics in {folder}: {error}; delete the folder and collect again"
             ) from error
+
+
+class _Files(Mapping):
+    """{layer: C0}, read from its file at each look."""
+
+    def __init__(self, paths):
+        self.paths = paths
+
+    def __getitem__(self, layer):
+        try:
+            return load_file(self.paths[layer])["C0"]
+        except Exception as error:
+            raise StatisticsError(
+                f"cannot read {self.paths[layer].name}: {error}; delete it and collect again"
+            ) from error
+
+    def __iter__(self):
+        return iter(self.paths)
+
+    def __len__(self):
+        return len(self.paths)
 
 
 def second_moment(
@@ -115,6 +153,7 @@ def second_moment(
     dtype=torch.float64,
     cache=None,
     progress=False,
+    one_at_a_time=False,
 ):
     """Statistics of `layers` over the first `tokens` tokens of `texts`: one pass for all layers.
 
@@ -122,10 +161,13 @@ def second_moment(
     pass stops at the highest layer. Sums are kept in float64; dtype is what is stored.
     cache: a folder (True: the default one); finished layers are found there again by the hash of
     weights, text, sample size and dtype, and work that was interrupted goes on where it stopped.
+    one_at_a_time: a pass for each layer, and never more than one C0 in memory (needs cache).
     progress: show a bar. StatisticsError if there are fewer tokens than key dimensions, which
     would make C0 singular.
     """
     view, layers = View(model), sorted(set(layers))
+    if one_at_a_time and not cache:
+        raise StatisticsError("one_at_a_time keeps C0 on the disk: give cache=True or a folder")
     d_in = max(view.weight(layer).shape[1] for layer in layers)
     rows = _take(tok, texts, tokens, _context_length(model))
     count = sum(map(len, rows))
@@ -142,15 +184,18 @@ def second_moment(
         name = f"{weights}-{text}-{count}-{str(dtype).removeprefix('torch.')}"
         folder = (cache_folder() if cache is True else Path(cache)) / name
         if (folder / "statistics.json").is_file():
-            result = Statistics.load(folder, layers)
+            result = Statistics.load(folder, layers, one_at_a_time)
+            if not one_at_a_time:
+                result.C0 = {layer: C.to(view.device) for layer, C in result.C0.items()}
     missing = [layer for layer in layers if layer not in result.C0]
-    if missing:
-        sums = _collect(view, tok, rows, missing, batch_tokens, folder, progress)
-        result.C0 |= {layer: (S / count).to(dtype) for layer, S in sums.items()}
+    for group in [[x] for x in missing] if one_at_a_time else [missing] if missing else []:
+        sums = _collect(view, tok, rows, group, batch_tokens, folder, progress)
+        found = {layer: S.div_(count).to(dtype) for layer, S in sums.items()}
+        result.C0 = found if one_at_a_time else result.C0 | found
         if folder:
             result.save(folder)
-            _partial(folder, missing).unlink(missing_ok=True)
-    return result
+            _partial(folder, group).unlink(missing_ok=True)
+    return Statistics.load(folder, layers, True) if one_at_a_time else result
 
 
 def _collect(view, tok, rows, layers, batch_tokens, folder, progress):
@@ -180,7 +225,11 @@ def _collect(view, tok, rows, layers, batch_tokens, folder, progress):
                 for layer in layers:
                     K = seen[layer].input.flatten(0, -2)
                     K = K[real.to(K.device)].double()  # (tokens, d_in)
-                    sums[layer] = K.T @ K + sums.get(layer, 0)
+                    if layer not in sums:
+                        sums[layer] = K.new_zeros(K.shape[1], K.shape[1])
+                    sums[layer] = sums[layer].to(K)
+                    for i in range(0, K.shape[1], ROWS):
+                        sums[layer][i : i + ROWS] += K.T[i : i + ROWS] @ K
                 done += n
                 bar(int(real.sum()))
                 if part and time.monotonic() - saved_at > SAVE_EVERY:

@@ -127,6 +127,33 @@ def test_save_load_and_damage(case, tmp_path):
         mt.Statistics.load(tmp_path)
 
 
+def test_one_layer_at_a_time_gives_the_same_edit_and_keeps_one_matrix(case, tmp_path, monkeypatch):
+    model, tok = case
+    whole = mt.second_moment(model, tok, TEXTS, [0, 1, 2])
+    sizes, real = [], statistics.Statistics.save
+    save = lambda self, folder: sizes.append(len(self.C0)) or real(self, folder)  # noqa: E731
+    monkeypatch.setattr(statistics.Statistics, "save", save)
+    call = dict(cache=tmp_path, one_at_a_time=True)
+    found = mt.second_moment(model, tok, TEXTS, [0, 1, 2], **call)
+    assert sizes == [1, 1, 1] and sorted(found.C0) == [0, 1, 2]
+    assert all(torch.equal(found[layer], whole[layer]) for layer in (0, 1, 2))
+    mt.second_moment(model, tok, TEXTS, [0, 1, 2], **call)
+    assert len(sizes) == 3  # nothing was collected again
+    a, b = (found.soft(layer) for layer in (0, 1))
+    assert len(found._factors) == 1 and found.soft(1) is b and found.soft(0) is not a
+    fact = mt.Fact("The king of {} is", "Rome", "old", "new")
+    deltas = []
+    for C0 in (whole, found):
+        with mt.edit(model, tok, fact, "memit", layers=[0, 1, 2], steps=3, statistics=C0) as e:
+            deltas.append([e.delta(layer) for layer in e.layers])
+    assert all(torch.equal(x, y) for x, y in zip(*deltas, strict=True))
+    next(tmp_path.rglob("C0-2.safetensors")).write_bytes(b"broken")
+    with pytest.raises(StatisticsError, match="cannot read C0-2"):
+        found[2]
+    with pytest.raises(StatisticsError, match="give cache=True or a folder"):
+        mt.second_moment(model, tok, TEXTS, [0], one_at_a_time=True)
+
+
 def test_shrunk_statistics_can_be_solved_where_the_plain_ones_cannot(case):
     model, tok = case
     C0 = mt.second_moment(model, tok, TEXTS[:2], [1], tokens=70)

@@ -18,6 +18,7 @@ head is run only where a probability is needed.
 import hashlib
 import json
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -29,7 +30,10 @@ from .facts import as_facts, encode, last_token, pad, subject_last, with_target
 from .hooks import evaluating, first, watch
 from .keys import at_subject
 from .models import View, fingerprint
+from .processes import ALONE
 from .statistics import write_whole
+
+BATCH = 32  # facts optimised together
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Values:
     losses: torch.Tensor
 
 
-def optimise_values(model, tok, facts, layer, hyper, batch_size=32, progress=None):
+def optimise_values(model, tok, facts, layer, hyper, batch_size=BATCH, progress=None):
     """Values for `facts` at `layer`. hyper: a medit_teach.hyper.Hyper (its fields name the terms).
 
     batch_size: facts optimised together; each keeps its own early stop and clamp, so the result
@@ -87,9 +91,10 @@ class Targets:
         "site", "contexts", "start_average", "steps", "lr", "weight_decay", "decay", "kl_factor",
         "kl_position", "clamp", "early_stop",
     )  # fmt: skip
-    CHUNK = 4  # facts optimised together
+    CHUNK = 4  # facts optimised together, and kept in one file
 
-    def __init__(self, model, tok, folder=None):
+    def __init__(self, model, tok, folder=None, chunk=CHUNK):
+        self.chunk = chunk
         self.model, self.tok, self.weights = model, tok, fingerprint(model)
         self.folder = Path(folder) if folder else None
         self._known = {}  # kind: {what identifies a fact: its target (d_out,)}
@@ -99,20 +104,27 @@ class Targets:
         told = [self.weights, hyper.layers[-1], *(getattr(hyper, x) for x in self.OPTIMISATION)]
         return hashlib.blake2b(json.dumps(told).encode(), digest_size=8).hexdigest()
 
-    def __call__(self, facts, hyper, progress=None):
-        """(d_out, E) float64. progress: called with the number of facts optimised."""
+    def __call__(self, facts, hyper, progress=None, processes=ALONE):
+        """(d_out, E) float64. progress: called with the number of facts optimised. processes: each
+        optimises, and keeps, its share of the chunks; all have all targets in the end."""
         kind, missing = self.kind(hyper), self.missing(facts, hyper)
         known = self._known[kind]
+        lacking = {name for names in processes.gathered(self._names(missing)) for name in names}
+        missing = [f for f in dict.fromkeys(facts) if self._name(f) in lacking]
         if missing and fingerprint(self.model) != self.weights:
             raise MeditError("targets belong to the unedited model; undo the edits first")
-        for i in range(0, len(missing), self.CHUNK):
-            chunk = missing[i : i + self.CHUNK]
+        mine = []
+        chunks = [missing[i : i + self.chunk] for i in range(0, len(missing), self.chunk)]
+        for chunk in processes.share(chunks):
             found = optimise_values(self.model, self.tok, chunk, hyper.layers[-1], hyper).target
-            known.update(zip(map(self._name, chunk), found.T, strict=True))
+            known.update(zip(self._names(chunk), found.T, strict=True))
+            mine.append((self._names(chunk), found.T.cpu()))
             if self.folder:
-                self._save(kind, [self._name(f) for f in chunk], found.T)
+                self._save(kind, *mine[-1])
             if progress:
                 progress(len(chunk))
+        for names, rows in chain.from_iterable(processes.gathered(mine)):
+            known.update(zip(names, rows.to(self.model.device), strict=True))
         return torch.stack([known[self._name(f)] for f in facts], 1)
 
     def missing(self, facts, hyper):
@@ -125,10 +137,13 @@ class Targets:
     def _name(fact):
         return json.dumps([fact.prompt, fact.subject, fact.target_new])
 
+    def _names(self, facts):
+        return [self._name(f) for f in facts]
+
     def _save(self, kind, names, rows):
         named = {"facts": json.dumps(names)}
         mark = hashlib.blake2b(named["facts"].encode(), digest_size=8).hexdigest()
-        rows = {"target": rows.cpu().contiguous()}
+        rows = {"target": rows.contiguous()}
         path = self.folder / f"{kind}-{mark}.safetensors"
         write_whole(path, lambda p: save_file(rows, p, metadata=named))
 

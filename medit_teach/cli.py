@@ -4,11 +4,14 @@ import argparse
 import sys
 from importlib import import_module
 
-from . import datasets, metrics
+from . import __version__, datasets, metrics
 from .edit import Edit, edit, statistics_for
 from .errors import MeditError
 from .facts import Fact
 from .models import fingerprint, load
+from .processes import joined, title
+from .statistics import cache_folder
+from .values import BATCH, Targets
 
 EDIT_EXAMPLES = """examples:
   medit-teach edit
@@ -43,9 +46,11 @@ def main(argv=None):
         if argv[:1] and argv[0] in OWN:  # commands with options of their own
             return import_module(OWN[argv[0]][0], __package__).main(argv[1:]) or 0
         args = _parser().parse_args(argv)
-        return args.run(args) or 0
+        with joined() as args.processes:
+            args.quiet = args.quiet or not args.processes.main
+            return args.run(args) or 0
     except MeditError as error:
-        print(f"medit-teach: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{title()}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("medit-teach: interrupted; nothing was changed", file=sys.stderr)
@@ -75,6 +80,7 @@ def _parser():
             help="text for C0: a file, wikitext or wikipedia (from the hub)",
         )
         p.add_argument("--tokens", type=int, default=100_000, help="tokens for C0 (%(default)s)")
+        p.add_argument("--device", help="cpu (default), cuda, ...; a launched process has its own")
         p.add_argument("--quiet", action="store_true", help="no progress bars")
         return p
 
@@ -148,20 +154,28 @@ def _facts(args, model):
 
 def _statistics(args, model, tok, layers):
     texts = datasets.read_texts(args.text) if args.text else None
-    return statistics_for(model, tok, layers, texts, args.tokens, progress=not args.quiet)
+    return statistics_for(
+        model, tok, layers, texts, args.tokens, not args.quiet, processes=args.processes
+    )
 
 
 def _run_edit(args, model, tok, facts):
     from .hyper import hyper
 
     h = hyper(args.method, model, layers=args.layers, **_settings(args.set))
-    statistics = _statistics(args, model, tok, h.layers)
-    show = not args.quiet and len(facts) > 8
-    return edit(model, tok, facts, h, statistics=statistics, progress=show)
+    statistics = _statistics(args, model, tok, h.layers) if h.needs else None
+    show, targets = not args.quiet and len(facts) > 8, None
+    if h.needs and not h.one_by_one:  # else each target depends on the edits before it
+        from tqdm.auto import tqdm
+
+        kept = Targets(model, tok, cache_folder() / f"targets-{__version__}", chunk=BATCH)
+        with tqdm(desc="targets", total=len(facts), unit="fact", disable=not show) as bar:
+            targets = kept(facts, h, bar.update, args.processes)
+    return edit(model, tok, facts, h, statistics=statistics, targets=targets, progress=show)
 
 
 def _edit(args):
-    model, tok = load(args.model)
+    model, tok = load(args.model, device=args.device or args.processes.device)
     facts = _facts(args, model)
     fact = facts[0]
     prompts = [("prompt", fact.text)]
@@ -173,7 +187,7 @@ def _edit(args):
     with _run_edit(args, model, tok, facts) as e:
         after = look()
         print(e)
-        if args.save:
+        if args.save and args.processes.main:
             print(f"saved in {e.save(args.save)}")
     print(f"\n{'':11}{'before':38}after")
     for (kind, text), old, new in zip(prompts, before, after, strict=True):
@@ -190,28 +204,30 @@ def _token(pair):
 
 
 def _score(args):
-    model, tok = load(args.model)
+    model, tok = load(args.model, device=args.device or args.processes.device)
     saved = Edit.load(args.edit) if args.edit else None
     facts = saved.facts if saved and not args.facts else _facts(args, model)
-    scores = metrics.score(model, tok, facts)
+    score = lambda: metrics.score(model, tok, facts, processes=args.processes)  # noqa: E731
+    scores = score()
     print(f"before\n{scores.table}")
     if saved:
         with saved.apply(model):
-            scores = metrics.score(model, tok, facts)
+            scores = score()
         print(f"\nafter the edit in {args.edit}\n{scores.table}")
     elif args.method:
         with _run_edit(args, model, tok, facts) as e:
-            scores = metrics.score(model, tok, facts)
+            scores = score()
             print(f"\nafter\n{scores.table}\n{e}")
     print("\n" + str(scores).removeprefix(scores.table).strip())
 
 
 def _stats(args):
-    model, tok = load(args.model)
+    model, tok = load(args.model, device=args.device or args.processes.device)
     if not args.layers:
         raise MeditError("say which layers, e.g. --layers 1,2,3")
     found = _statistics(args, model, tok, args.layers)
-    found.save(args.out)
+    if args.processes.main:
+        found.save(args.out)
     for layer in args.layers:
         condition = found.soft(layer).condition
         d = len(found[layer])

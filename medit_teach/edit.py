@@ -15,6 +15,7 @@ from .facts import Fact, as_facts, encode
 from .hyper import hyper
 from .keys import at_subject
 from .models import View, check_finite, fingerprint, tensor_hash
+from .processes import ALONE
 from .statistics import second_moment
 from .values import optimise_values
 
@@ -219,17 +220,23 @@ def edits_of(model):
     return model._medit_edits
 
 
-def statistics_for(model, tok, layers, texts=None, tokens=C0_TOKENS, progress=False):
+def statistics_for(
+    model, tok, layers, texts=None, tokens=C0_TOKENS, progress=False, processes=ALONE
+):
     """C0 for `layers`: what was collected for this model before, else collected (and cached) now.
 
     texts: default the text that belongs to the model (medit_teach.datasets.texts_for). While the
-    model carries edits, the C0 of its unedited weights is used where that is known.
+    model carries edits, the C0 of its unedited weights is used where that is known. processes: as
+    in second_moment.
     """
     known = getattr(model, "_medit_statistics", None)
-    if known and known.weights in _bases(model) and set(layers) <= set(known.C0):
+    fits = known and known.weights in _bases(model) and set(layers) <= set(known.C0)
+    if all(processes.gathered(bool(fits))):
         return known
     texts = texts_for(model) if texts is None else texts
-    found = second_moment(model, tok, texts, layers, tokens, cache=True, progress=progress)
+    found = second_moment(
+        model, tok, texts, layers, tokens, cache=True, progress=progress, processes=processes
+    )
     model._medit_statistics = found
     return found
 

@@ -20,6 +20,7 @@ from .errors import StatisticsError
 from .facts import encode, pad
 from .hooks import evaluating, watch
 from .models import View, fingerprint
+from .processes import ALONE
 
 SAVE_EVERY = 30.0  # seconds between two saves of unfinished work
 ROWS = 4096  # rows of a sum that are added to at once: a large sum needs no second matrix beside it
@@ -154,6 +155,7 @@ def second_moment(
     cache=None,
     progress=False,
     one_at_a_time=False,
+    processes=ALONE,
 ):
     """Statistics of `layers` over the first `tokens` tokens of `texts`: one pass for all layers.
 
@@ -162,8 +164,8 @@ def second_moment(
     cache: a folder (True: the default one); finished layers are found there again by the hash of
     weights, text, sample size and dtype, and work that was interrupted goes on where it stopped.
     one_at_a_time: a pass for each layer, and never more than one C0 in memory (needs cache).
-    progress: show a bar. StatisticsError if there are fewer tokens than key dimensions, which
-    would make C0 singular.
+    progress: show a bar. processes: each reads its share of the batches, all have the whole C0.
+    StatisticsError if there are fewer tokens than key dimensions, which would make C0 singular.
     """
     view, layers = View(model), sorted(set(layers))
     if one_at_a_time and not cache:
@@ -187,22 +189,39 @@ def second_moment(
             result = Statistics.load(folder, layers, one_at_a_time)
             if not one_at_a_time:
                 result.C0 = {layer: C.to(view.device) for layer, C in result.C0.items()}
-    missing = [layer for layer in layers if layer not in result.C0]
+    told = processes.gathered((weights, text, [x for x in layers if x not in result.C0]))
+    if any(one[:2] != told[0][:2] for one in told):
+        raise StatisticsError("the processes have different weights or different text")
+    missing = sorted({layer for *_, lacking in told for layer in lacking})
+    batches = processes.share(_batches(rows, batch_tokens))
     for group in [[x] for x in missing] if one_at_a_time else [missing] if missing else []:
-        sums = _collect(view, tok, rows, group, batch_tokens, folder, progress)
-        found = {layer: S.div_(count).to(dtype) for layer, S in sums.items()}
+        part = _partial(folder, group, batch_tokens, processes) if folder else None
+        show = progress and processes.main
+        sums = _collect(view, tok, batches, group, part, show, keep=processes.count > 1)
+        found = {layer: processes.total(S).div_(count).to(dtype) for layer, S in sums.items()}
         result.C0 = found if one_at_a_time else result.C0 | found
         if folder:
-            result.save(folder)
-            _partial(folder, group).unlink(missing_ok=True)
+            if processes.main:
+                result.save(folder)
+            processes.wait()  # a share is given up when the whole is kept
+            part.unlink(missing_ok=True)
     return Statistics.load(folder, layers, True) if one_at_a_time else result
 
 
-def _collect(view, tok, rows, layers, batch_tokens, folder, progress):
-    """{layer: sum of k k^T (d_in, d_in) float64}; saves and resumes in `folder` if there is one."""
-    rows = sorted(rows, key=len)
+def _batches(rows, batch_tokens):
+    """The rows in batches of about one length, of at most batch_tokens tokens with padding."""
+    batches = []
+    for row in sorted(rows, key=len):
+        if not batches or (len(batches[-1]) + 1) * len(row) > batch_tokens:
+            batches.append([])
+        batches[-1].append(row)
+    return batches
+
+
+def _collect(view, tok, batches, layers, part, progress, keep=False):
+    """{layer: sum of k k^T (d_in, d_in) float64}; unfinished work is saved in the file `part`, if
+    there is one, and found there again. keep: finished work too."""
     done, sums = 0, {}
-    part = _partial(folder, layers) if folder else None
     if part and part.is_file():
         try:
             saved = load_file(part)
@@ -211,28 +230,28 @@ def _collect(view, tok, rows, layers, batch_tokens, folder, progress):
         except Exception:  # a damaged file only costs the time to collect again
             done, sums = 0, {}
     modules = {layer: view.down(layer) for layer in layers}
+    for layer in layers:
+        d = view.weight(layer).shape[1]
+        sums.setdefault(layer, torch.zeros(d, d, dtype=torch.float64, device=view.device))
+    tokens = [sum(map(len, rows)) for rows in batches]
     saved_at = time.monotonic()
-    with _bar(sum(map(len, rows)), sum(map(len, rows[:done])), progress) as bar:
+    with _bar(sum(tokens), sum(tokens[:done]), progress) as bar:
         with torch.no_grad(), evaluating(view.model):
-            while done < len(rows):
-                n = 1
-                while done + n < len(rows) and (n + 1) * len(rows[done + n]) <= batch_tokens:
-                    n += 1
-                batch = pad(rows[done : done + n], tok, view.device)
+            while done < len(batches):
+                batch = pad(batches[done], tok, view.device)
                 with watch(modules, stop=True) as seen:
                     view.model(**batch, use_cache=False)
                 real = batch["attention_mask"].bool().flatten()
                 for layer in layers:
                     K = seen[layer].input.flatten(0, -2)
                     K = K[real.to(K.device)].double()  # (tokens, d_in)
-                    if layer not in sums:
-                        sums[layer] = K.new_zeros(K.shape[1], K.shape[1])
                     sums[layer] = sums[layer].to(K)
                     for i in range(0, K.shape[1], ROWS):
                         sums[layer][i : i + ROWS] += K.T[i : i + ROWS] @ K
-                done += n
-                bar(int(real.sum()))
-                if part and time.monotonic() - saved_at > SAVE_EVERY:
+                bar(tokens[done])
+                done += 1
+                last = keep and done == len(batches)
+                if part and (last or time.monotonic() - saved_at > SAVE_EVERY):
                     state = {str(layer): S for layer, S in sums.items()}
                     state["done"] = torch.tensor(done)
                     write_whole(part, lambda p, state=state: save_file(state, p))
@@ -240,8 +259,10 @@ def _collect(view, tok, rows, layers, batch_tokens, folder, progress):
     return sums
 
 
-def _partial(folder, layers):
-    return folder / f"partial-{'-'.join(map(str, layers))}.safetensors"
+def _partial(folder, layers, batch_tokens, processes):
+    """Where the unfinished sums lie of the share that depends on these."""
+    share = f"{processes.index + 1}of{processes.count}-{batch_tokens}"
+    return folder / f"partial-{'-'.join(map(str, layers))}-{share}.safetensors"
 
 
 def write_whole(path, write):

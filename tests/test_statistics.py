@@ -109,7 +109,7 @@ def test_an_interrupted_collection_goes_on(case, tmp_path, monkeypatch):
 def test_a_damaged_partial_file_only_costs_time(case, tmp_path, monkeypatch):
     model, tok = case
     whole = mt.second_moment(model, tok, TEXTS, [1], tokens=500)
-    monkeypatch.setattr(statistics, "_partial", lambda folder, layers: tmp_path / "partial")
+    monkeypatch.setattr(statistics, "_partial", lambda *_: tmp_path / "partial")
     (tmp_path / "partial").write_bytes(b"broken")
     again = mt.second_moment(model, tok, TEXTS, [1], tokens=500, cache=tmp_path / "c")
     assert torch.equal(again[1], whole[1])

@@ -18,7 +18,7 @@ import random
 import time
 import tomllib
 import warnings
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import import_module
 from itertools import islice, product
@@ -34,12 +34,13 @@ from .edit import _plain, edit, statistics_for
 from .errors import MeditError, SingularError
 from .hyper import hyper
 from .models import View, card, fingerprint, load
-from .processes import ALONE, joined
+from .processes import ALONE, LAUNCH, joined
 from .values import Targets
 from .world import World
 
 READ = 4  # groups of a cell after which the slow measures are taken; they are averaged
 TIMES = ("seconds",)  # fields of a record that another run of the same cell changes
+FIELDS = frozenset({"key", "size", "per_fact"})  # every record of a sweep has them
 
 
 # ------------------------------------------------------------------ declaring
@@ -359,18 +360,13 @@ def run(sweep, path, progress=True, measures=None, device=None, loaded=None, pro
             if cell not in todo:
                 print(line(done[cell.asked["key"]]))
     if any(processes.gathered(bool(todo))):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # one run at a time: the first process keeps the others' runs out for all of its own
-            with FileLock(f"{path}.lock", timeout=0) if processes.main else nullcontext():
-                if processes.main:
-                    repair(path)
-                    done = _by_key(read(path) if path.is_file() else [])
-                done = processes.gathered(list(done))[0]
-                todo = [cell for cell in cells if cell.asked["key"] not in done]
-                _run(sweep, model, tok, todo, path, own, progress, processes)
-        except Timeout:
-            raise MeditError(f"another process is writing {path}; wait for it or stop it") from None
+        # one run at a time: the first process keeps the others' runs out for all of its own
+        with writing(path) if processes.main else nullcontext():
+            if processes.main:
+                done = _by_key(read(path) if path.is_file() else [])
+            done = processes.gathered(list(done))[0]
+            todo = [cell for cell in cells if cell.asked["key"] not in done]
+            _run(sweep, model, tok, todo, path, own, progress, processes)
         done = _by_key(read(path))
     if lost := [cell for cell in cells if cell.asked["key"] not in done]:
         raise MeditError(
@@ -484,25 +480,42 @@ def _append(path, record):
         os.fsync(file.fileno())
 
 
-def _lines(path):
+@contextmanager
+def writing(path, needed=FIELDS):
+    """Inside, this process alone writes the records `path`, which are repaired first.
+
+    MeditError if another process is doing so already.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(f"{path}.lock").acquire(timeout=0)
+    except Timeout:
+        raise MeditError(f"another process is writing {path}; wait for it or stop it") from None
+    with lock:
+        repair(path, needed)
+        yield
+
+
+def _lines(path, needed):
     """[(record or None, the line as bytes)] of a file of records; None: it is damaged."""
     out = []
     for raw in Path(path).read_bytes().splitlines(keepends=True):
         try:
             record = json.loads(raw)
-            whole = raw.endswith(b"\n") and {"key", "size", "per_fact"} <= set(record)
+            whole = raw.endswith(b"\n") and needed <= set(record)
         except (ValueError, TypeError):
             whole = False
         out.append((record if whole else None, raw))
     return out
 
 
-def repair(path):
+def repair(path, needed=FIELDS):
     """Move damaged lines of `path` to PATH.damaged; a last line cut short by a kill is dropped."""
     path = Path(path)
     if not path.is_file():
         return
-    lines = _lines(path)
+    lines = _lines(path, needed)
     damaged = [raw for record, raw in lines if record is None and raw.endswith(b"\n")]
     if all(record for record, _ in lines):
         return
@@ -514,15 +527,16 @@ def repair(path):
     os.replace(draft, path)
 
 
-def read(path, **where):
+def read(path, needed=FIELDS, **where):
     """The records of a file, as dicts; damaged lines are named in a warning and left out.
 
+    needed: fields without which a line counts as damaged.
     where: read(path, label="memit", size=[16, 64]) keeps those whose fields have these values.
     """
     path, found = Path(path), []
     if not path.is_file():
         raise MeditError(f"there are no records {path}")
-    lines = _lines(path)
+    lines = _lines(path, needed)
     for number, (record, raw) in enumerate(lines, 1):
         if record is not None:
             found.append(record)
@@ -548,8 +562,9 @@ def line(record):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(
-        prog="medit-teach sweep", description="Run a sweep, or what is missing of it."
-    )
+        prog="medit-teach sweep", description="Run a sweep, or what is missing of it.",
+        epilog=f"on several GPUs: {LAUNCH} sweep ...",
+    )  # fmt: skip
     parser.add_argument("file", help="TOML or JSON with the fields of a Sweep")
     parser.add_argument("--out", help="the records, JSON lines (default: NAME.jsonl)")
     parser.add_argument("--device", help="cpu (default), cuda, ...")

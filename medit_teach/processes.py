@@ -17,6 +17,7 @@ import torch
 
 from .errors import MeditError
 
+LAUNCH = "accelerate launch --multi_gpu --num_processes 2 -m medit_teach"
 MINUTES = 30.0  # that a process waits for the others, unless MEDIT_TIMEOUT says otherwise
 
 

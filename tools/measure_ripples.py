@@ -17,7 +17,7 @@ from measure_batches import ROOT, about
 from measure_sequence import read, store
 
 import medit_teach as mt
-from medit_teach import ripples
+from medit_teach import experiments, ripples
 from medit_teach.baselines.in_context import statement
 from medit_teach.facts import Fact
 from medit_teach.hyper import hyper
@@ -179,19 +179,20 @@ def main():
     world = World(**model.config.medit_teach["world"])
     h = hyper("memit", model)
     statistics = mt.statistics_for(model, tok, h.layers)
-    known, rows = read(options.out)
     settings = about(model, [], h, statistics.tokens) | {
         "facts": EDITS, "ROME": ROME, "free tokens": FREE,
         "FT": {k: v for k, v in vars(hyper("ft", model, **FT)).items()},
     }  # fmt: skip
-    if known and known["weights"] != settings["weights"]:
-        parser.error(f"{options.out} was measured on another model; remove it or give --out")
-    for relation in options.relations:
-        if any(row["relation"] == relation for row in rows):
-            continue
-        rows.append(measure(model, tok, world, relation, statistics))
-        store(options.out, settings, rows)
-        print(f"{relation}: {len(rows[-1]['kind'])} questions", flush=True)
+    with experiments.writing(options.out, frozenset()):
+        known, rows = read(options.out)
+        if known and known["weights"] != settings["weights"]:
+            parser.error(f"{options.out} was measured on another model; remove it or give --out")
+        for relation in options.relations:
+            if any(row["relation"] == relation for row in rows):
+                continue
+            rows.append(measure(model, tok, world, relation, statistics))
+            store(options.out, settings, rows)
+            print(f"{relation}: {len(rows[-1]['kind'])} questions", flush=True)
 
 
 if __name__ == "__main__":

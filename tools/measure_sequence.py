@@ -17,7 +17,7 @@ import torch
 from measure_batches import KEPT, ROOT, about
 
 import medit_teach as mt
-from medit_teach import metrics
+from medit_teach import experiments, metrics
 from medit_teach.datasets import texts_for
 from medit_teach.hyper import hyper
 from medit_teach.keys import at_subject
@@ -124,11 +124,10 @@ class Bench:
 
 
 def read(path):
-    """(settings, rows) of a record file; (None, []) if there is none."""
-    if not path.is_file():
-        return None, []
-    settings, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return settings, rows
+    """(settings, rows) of a record file; damaged lines are named. (None, []): there is none."""
+    found = experiments.read(path, frozenset()) if path.is_file() else []
+    settings = [row for row in found if "weights" in row]
+    return settings[0] if settings else None, [row for row in found if "weights" not in row]
 
 
 def store(path, settings, rows):
@@ -167,14 +166,17 @@ def main():
         }
         for name, (method, more, step, kept, anew, _) in RUNS.items()
     }
-    known, rows = read(options.out)
-    if known and known["weights"] != settings["weights"]:
-        parser.error(f"{options.out} was measured on another model; remove it or give --out")
-    for name in options.runs:
-        if any(row["run"] == name for row in rows):
-            continue
-        rows += bench.sequence(name)
-        store(options.out, settings, rows)
+    with experiments.writing(options.out, frozenset()):
+        known, rows = read(options.out)
+        if known and known["weights"] != settings["weights"]:
+            parser.error(f"{options.out} was measured on another model; remove it or give --out")
+        for name in options.runs:
+            step, most = RUNS[name][2], RUNS[name][-1]
+            sizes = [n for n in SIZES if n <= most and n % step == 0]
+            if [row["edits"] for row in rows if row["run"] == name] == sizes:
+                continue
+            rows = [row for row in rows if row["run"] != name] + bench.sequence(name)
+            store(options.out, settings, rows)
 
 
 if __name__ == "__main__":

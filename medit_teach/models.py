@@ -1,6 +1,7 @@
 """Where each architecture keeps its layers and its MLP down-projection; loading a model."""
 
 import hashlib
+import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from .errors import ModelError
 
 EMBEDDED = Path(__file__).parent / "models_data"
 DEFAULT = "tiny-gptj"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or several files, named by an index
+TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,13 @@ class View:
                 f"this {kind} model normalises a block's output after the MLP; its edits would "
                 "need other targets. Use a size that normalises before"
             )
+        placed = model.named_parameters() if hasattr(model, "hf_device_map") else ()
+        away = next((name for name, p in placed if p.is_meta), None)
+        if away:
+            raise ModelError(
+                f"{away} is not in memory: the device map put it on the disk or in the host's RAM. "
+                "Load in half precision, over more devices, or with a map that holds it all"
+            )
         self.model, self.architecture = model, architecture
         self.blocks = self._part(model, "blocks")
         self.n_layers = len(self.blocks)
@@ -153,35 +163,101 @@ class View:
         return self.model.get_output_embeddings()(self.norm(hidden))
 
 
-def load(name=None, dtype=None, device=None):
+def load(name=None, dtype=None, device=None, device_map=None):
     """Model and tokenizer by name: (model, tok), in evaluation mode.
 
     name: an embedded model ("tiny-gptj", ...), a local folder, or a hub name ("gpt2-xl");
     None means the environment variable MEDIT_MODEL, else "tiny-gptj".
     dtype: torch dtype, default the one its config names. device: "cpu", "cuda", ...
-    Raises ModelError, in one line, when the model cannot be found.
+    device_map: instead of device, spread over several: "auto", or {part: device} (transformers
+    and accelerate place the parts; each edit and each C0 then lies where its layer is).
+    Raises ModelError, in one line, when the model cannot be found, does not fit, or is not whole:
+    the message names the file, or the weights, that are missing.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     name = str(name or os.environ.get("MEDIT_MODEL") or DEFAULT)
     folder = EMBEDDED / name
-    source = str(folder if folder.is_dir() else name)
-    kwargs = {} if dtype is None else {"dtype": dtype}
+    source = folder if folder.is_dir() else Path(name).expanduser()
+    if source.is_dir():
+        _whole(source)
+    elif source.is_absolute():
+        raise ModelError(f"cannot load {name!r}: there is no such folder")
+    if device_map is None:
+        device_map = None if device in (None, "cpu") else {"": device}
+    elif device is not None:
+        raise ModelError("give device or device_map, not both")
+    _available(device_map)
+    kwargs = {"dtype": dtype, "device_map": device_map, "output_loading_info": True}
+    source = str(source) if source.is_dir() else name
     try:
-        if Path(source).expanduser().is_absolute() and not Path(source).expanduser().is_dir():
-            raise OSError("there is no such folder.")
         with _silent(folder.is_dir()):
             tok = AutoTokenizer.from_pretrained(source)
-            model = AutoModelForCausalLM.from_pretrained(source, **kwargs)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+            kwargs = {k: v for k, v in kwargs.items() if v is not None}
+            model, info = AutoModelForCausalLM.from_pretrained(source, **kwargs)
+    except torch.OutOfMemoryError as error:
         raise ModelError(
-            f"cannot load {name!r}: {reason} Embedded models need no network: "
+            f"{name!r} does not fit: load it with dtype=torch.float16 or torch.bfloat16, over "
+            'several devices with device_map="auto", or take a smaller model'
+        ) from error
+    except SafetensorError as error:
+        broken = ", ".join(p.name for p in Path(source).glob("*.safetensors") if _broken(p))
+        raise ModelError(
+            f"cannot load {name!r}: {broken or 'its weights file'} is damaged or cut short "
+            f"({error}); copy it again"
+        ) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(". ")
+        raise ModelError(
+            f"cannot load {name!r}: {reason}. Embedded models need no network: "
             f"{', '.join(embedded())}; a local folder needs config.json, weights and tokenizer"
         ) from error
-    if device is not None:
-        model.to(device)
+    lacking = sorted(set(info["missing_keys"]) & {name for name, _ in model.named_parameters()})
+    if lacking:
+        raise ModelError(
+            f"the weights of {name!r} are incomplete: {lacking[0]} and {len(lacking) - 1} more are "
+            "missing, and would be random; copy the model again, or mend its config.json"
+        )
     return model.eval(), tok
+
+
+def _whole(folder):
+    """ModelError that names the missing file, unless `folder` holds config, weights, tokenizer."""
+    there = {path.name for path in folder.iterdir()}
+    indices = [f"{name}.index.json" for name in WEIGHTS if f"{name}.index.json" in there]
+    missing = sorted({"config.json"} - there)
+    if indices and not there & set(WEIGHTS):
+        shards = set(json.loads((folder / indices[0]).read_text())["weight_map"].values())
+        missing += sorted(shards - there)
+    elif not there & set(WEIGHTS):
+        missing.append(f"the weights ({' or '.join(WEIGHTS)})")
+    if not any(there.issuperset(names) for names in TOKENIZERS):
+        missing.append(f"the tokenizer ({' or '.join('+'.join(names) for names in TOKENIZERS)})")
+    if missing:
+        raise ModelError(
+            f"the model folder {str(folder)!r} is incomplete: no {', no '.join(missing)}"
+        )
+
+
+def _broken(path):
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt"):
+            return False
+    except SafetensorError:
+        return True
+
+
+def _available(device_map):
+    """ModelError if a device is asked for that this machine, or this torch, does not have."""
+    for device in device_map.values() if isinstance(device_map, dict) else ():
+        try:
+            torch.empty(0, device=device if device != "disk" else "cpu")
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).strip().splitlines()[0].rstrip(". ")
+            raise ModelError(f"no device {str(device)!r} here: {reason}") from None
 
 
 @contextmanager

@@ -1,0 +1,124 @@
+"""Loading a model: whole folders, incomplete ones, devices that there are or not."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import medit_teach as mt
+from medit_teach import models
+from medit_teach.errors import ModelError
+
+from .helpers import tiny_model, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """(folder of one weights file, folder of several)."""
+    tok = tiny_tokenizer()
+    model = tiny_model("gptj", tok, layers=2, d=16)
+    folders = []
+    for name, size in (("one", "1GB"), ("several", "20KB")):
+        folders.append(tmp_path_factory.mktemp(name))
+        model.save_pretrained(folders[-1], max_shard_size=size)
+        tok.save_pretrained(folders[-1])
+    assert len(list(folders[1].glob("model-*"))) > 2
+    return folders
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved[0], tmp_path / "model")
+
+
+def test_whole_folders(saved):
+    one, several = (mt.load(folder)[0] for folder in saved)
+    assert models.fingerprint(one) == models.fingerprint(several)
+    half, _ = mt.load(saved[0], dtype=torch.bfloat16)
+    assert half.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("config.json", "is incomplete: no config.json"),
+        ("model.safetensors", r"no the weights \(model.safetensors or pytorch_model.bin\)"),
+        ("tokenizer.json", r"no the tokenizer \(tokenizer.json or vocab.json\+merges.txt or"),
+    ],
+)
+def test_a_missing_file_is_named(folder, lost, message):
+    (folder / lost).unlink()
+    with pytest.raises(ModelError, match=message):
+        mt.load(folder)
+
+
+def test_a_missing_shard_is_named(saved, tmp_path):
+    folder = shutil.copytree(saved[1], tmp_path / "model")
+    lost = sorted(folder.glob("model-*"))[1]
+    lost.unlink()
+    with pytest.raises(ModelError, match=f"is incomplete: no {lost.name}"):
+        mt.load(folder)
+
+
+@pytest.mark.parametrize("keep", [0, -100])
+def test_a_file_cut_short_is_named(folder, keep):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ModelError, match=r"model\.safetensors is damaged or cut short"):
+        mt.load(folder)
+
+
+def test_weights_that_would_be_random_are_refused(folder):
+    weights = load_file(folder / "model.safetensors")
+    lost = "transformer.h.1.mlp.fc_out.weight"
+    del weights[lost]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"are incomplete: {lost} and 0 more"):
+        mt.load(folder)
+
+
+def test_a_config_of_another_size_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"n_layer": 3}))
+    with pytest.raises(ModelError, match=r"transformer\.h\.2\.\S+ and \d+ more"):
+        mt.load(folder)
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(ModelError, match="there is no such folder"):
+        mt.load(tmp_path / "nothing")
+
+
+def test_devices(folder):
+    model, _ = mt.load(folder, device="cpu")
+    assert model.device.type == "cpu"
+    model, _ = mt.load(folder, device_map={"": "cpu"})
+    mt.models.View(model)
+    with pytest.raises(ModelError, match="give device or device_map, not both"):
+        mt.load(folder, device="cpu", device_map="auto")
+    with pytest.raises(ModelError, match="no device 'nonsense' here"):
+        mt.load(folder, device="nonsense")
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match=r"no device 'cuda' here: .*CUDA"):
+            mt.load(folder, device="cuda")
+
+
+def test_a_layer_kept_on_the_disk_is_refused(folder, tmp_path):
+    from accelerate import disk_offload
+
+    model, tok = mt.load(folder)
+    disk_offload(model, tmp_path / "offload", execution_device=torch.device("cpu"))
+    model.hf_device_map = {"": "disk"}
+    with pytest.raises(ModelError, match=r"wte\.weight is not in memory: the device map put it"):
+        mt.edit(model, tok, mt.Fact("{} is", "Rome", "old"), "rome", layers=[1])
+
+
+def test_out_of_memory(folder, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", full)
+    with pytest.raises(ModelError, match=r"does not fit: load it with dtype=torch\.float16"):
+        mt.load(folder)

@@ -9,7 +9,7 @@ from .edit import Edit, edit, statistics_for
 from .errors import MeditError
 from .facts import Fact
 from .models import fingerprint, load
-from .processes import joined, title
+from .processes import LAUNCH, joined, launched, title
 from .statistics import cache_folder
 from .values import BATCH, Targets
 
@@ -44,6 +44,8 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
         if argv[:1] and argv[0] in OWN:  # commands with options of their own
+            if launched() and argv[0] != "sweep":
+                raise MeditError(f"{argv[0]} runs in one process: start it without a launcher")
             return import_module(OWN[argv[0]][0], __package__).main(argv[1:]) or 0
         args = _parser().parse_args(argv)
         with joined() as args.processes:
@@ -68,7 +70,7 @@ def _parser():
             name,
             help=help_,
             description=help_,
-            epilog=examples,
+            epilog=f"{examples}on several GPUs:\n  {LAUNCH} {name} ...",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         p.set_defaults(run=run)

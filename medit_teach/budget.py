@@ -1,0 +1,280 @@
+"""What an edit will cost, before it starts: GiB from shapes, minutes from a few timed steps.
+
+print(memory("gpt-j-6b", "memit", dtype=torch.float16))    # needs no weights
+rates = measure(model, tok, facts, texts, "memit")         # some steps on this very machine
+print(rates.minutes(1000))
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+
+from . import metrics, objective
+from .errors import HyperError, ModelError
+from .facts import as_facts
+from .hooks import watch
+from .hyper import hyper
+from .keys import at_subject
+from .models import View
+from .statistics import second_moment
+from .values import _rows, optimise_values
+
+GIB = 2**30
+SHAPES = {  # name: what its config.json says
+    "gpt2-xl": dict(model_type="gpt2", n_layer=48, n_embd=1600, n_head=25, n_positions=1024,
+                    vocab_size=50257),
+    "gpt-j-6b": dict(model_type="gptj", n_layer=28, n_embd=4096, n_head=16, n_positions=2048,
+                     rotary_dim=64, vocab_size=50400, tie_word_embeddings=False),
+}  # fmt: skip
+
+
+def skeleton(name, dtype=torch.float32):
+    """A model of this shape without weights: its tensors have sizes, but take no memory.
+
+    name: a key of SHAPES, a config of transformers, or a dict of config fields with model_type.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if isinstance(name, str):
+        if name not in SHAPES:
+            raise ModelError(f"unknown shape {name!r}; known are {', '.join(SHAPES)}, or a config")
+        name = SHAPES[name]
+    config = AutoConfig.for_model(**name) if isinstance(name, dict) else name
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return model.requires_grad_(False).eval()
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The sequences of one fact: `rows` of them (contexts, and the KL sentence), each with `before`
+    tokens before the subject's last one and `after` from there on; `read` positions are given to
+    the head."""
+
+    rows: int = 7
+    before: int = 10
+    after: int = 10
+    read: int = 13
+
+
+def lengths(tok, facts, h):
+    """Lengths of `facts`, the longest of each (a chunk is padded to them)."""
+    found = _rows(tok, as_facts(facts), h)
+    position = found["position"].tolist()
+    n = len(as_facts(facts))
+    return Lengths(
+        rows=-(-len(found["ids"]) // n),
+        before=max(position),
+        after=max(len(ids) - p for ids, p in zip(found["ids"], position, strict=True)),
+        read=-(-(len(found["row"]) + len(found["kl_row"])) // n),
+    )
+
+
+# ------------------------------------------------------------------ memory
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that an edit needs, part by part, and together in each phase (they follow each other).
+
+    weights: all parameters, and a copy of each edited matrix (for undo). C0: the second moments
+    that are held at one time; factors: what a solver makes of them. states: attention's keys and
+    values of all tokens of a chunk; graph: what the search for v* keeps for its backward pass;
+    head: logits and their gradients. solve: the largest temporary matrices of one update.
+    on_host: C0, its factor and the solve lie in the machine's memory, not the GPU's.
+    """
+
+    weights: int
+    C0: int
+    factors: int
+    states: int
+    graph: int
+    head: int
+    solve: int
+    on_host: bool = False
+
+    @property
+    def phases(self):
+        """{phase: bytes on the device of the model}."""
+        here = 0 if self.on_host else 1
+        return {
+            "C0": self.weights + here * (self.C0 + self.solve),
+            "v*": self.weights + here * self.C0 + max(self.states, self.graph + self.head),
+            "update": self.weights + here * (self.C0 + self.factors + self.solve),
+        }
+
+    @property
+    def peak(self):
+        """Bytes on the device of the model in the largest phase."""
+        return max(self.phases.values())
+
+    @property
+    def host(self):
+        """Bytes of the machine's own memory for C0 and the solve (0 unless on_host)."""
+        return (self.C0 + self.factors + self.solve) if self.on_host else 0
+
+    def __str__(self):
+        parts = ("weights", "C0", "factors", "states", "graph", "head", "solve")
+        lines = [f"{name:8}{getattr(self, name) / GIB:8.2f} GiB" for name in parts]
+        return "\n".join([*lines, f"{'peak':8}{self.peak / GIB:8.2f} GiB"])
+
+
+def memory(model, method="memit", dtype=None, chunk=32, n=1000, lengths=None, one_at_a_time=False,
+           **overrides):  # fmt: skip
+    """Memory for editing `n` facts at once, `chunk` of them optimised together.
+
+    model: a name in SHAPES, a config, or a model (its weights are not read). dtype: of the weights
+    (default float32, or the model's). lengths: Lengths of the facts. one_at_a_time: one C0 in
+    memory, on the host, as second_moment(..., one_at_a_time=True) leaves it. The large tensors
+    alone, without what an allocator loses and what a GPU's runtime takes: leave some room.
+    HyperError for a method that changes no weights.
+
+        C0       8 d_in^2 bytes a layer (float64)           factors  the same again
+        states   3 x keys and values of each token, each row and each layer of the model
+        graph    counted: the tensors that autograd keeps, on a skeleton of the model
+        head     read x vocabulary x (20 + bytes of a weight)
+        solve    2 x 8 d_in^2, or for wide outputs 2 x 8 d_in d_out, and 6 x 8 d_in n
+    """
+    if isinstance(model, torch.nn.Module):
+        dtype = dtype or model.dtype
+        model = model.config
+    shape = skeleton(model, dtype or torch.float32)
+    view, h = View(shape), hyper(method, shape, **overrides)
+    if h.beside:
+        raise HyperError(f"{method} changes no matrix of the model: there is nothing to count")
+    size, lengths = shape.dtype.itemsize, lengths or Lengths(rows=len(h.contexts) + 1)
+    d_out, d_in = view.weight(h.layers[0]).shape
+    held = 1 if one_at_a_time else len(h.layers)
+    edited = len(h.layers) * d_in * d_out
+    graph, cached = _graph(view, h.layers[-1], lengths, chunk)
+    square = 8 * d_in**2 if h.needs else 0
+    return Memory(
+        weights=size * (sum(p.numel() for p in shape.parameters()) + edited),
+        C0=held * square,
+        factors=held * square,
+        states=chunk * lengths.rows * cached * 3 * (lengths.before + lengths.after),
+        graph=graph + chunk * lengths.rows * cached * lengths.before,
+        head=chunk * lengths.read * shape.get_output_embeddings().weight.shape[0] * (20 + size),
+        solve=2 * max(square, 8 * d_in * d_out) + 48 * d_in * n,
+        on_host=one_at_a_time,
+    )
+
+
+def _graph(view, layer, lengths, chunk):
+    """(bytes that one step keeps for its backward pass, bytes that attention keeps for a token)."""
+    from transformers import DynamicCache
+
+    config, dtype = view.model.config, view.model.dtype
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rows = chunk * lengths.rows
+    past = torch.empty(rows, heads, lengths.before, width, device="meta", dtype=dtype)
+    ids = torch.zeros(rows, lengths.after, device="meta", dtype=torch.long)
+    kept, own = {}, {p.untyped_storage()._cdata for p in view.model.parameters()}
+
+    def pack(x):
+        storage = x.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage  # held, so that no other takes its place
+        return x
+
+    start = {"v*": lambda hidden: hidden.detach().requires_grad_()}
+    with watch({"v*": view.block(layer)}, replace=start):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            view.model.base_model(
+                input_ids=ids, past_key_values=DynamicCache([(past, past)] * view.n_layers),
+                use_cache=True,
+            )  # fmt: skip
+    return sum(map(len, kept.values())), 2 * heads * width * view.n_layers * dtype.itemsize
+
+
+# ------------------------------------------------------------------ minutes
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds, measured on this machine: `start` and `step` of the search for a chunk of v*, `keys`
+    of a chunk, `read` a token for one layer's C0, `factor` a C0, `score` a fact."""
+
+    chunk: int
+    start: float
+    step: float
+    keys: float
+    read: float
+    factor: float
+    score: float
+    steps: int
+    layers: int
+
+    def minutes(self, n, tokens=0, scored=0):
+        """{phase: minutes} for `n` facts, C0 from `tokens` tokens, and `scored` facts scored.
+
+        v*: ceil(n / chunk) x (start + steps x step); early stopping makes it shorter.
+        """
+        chunks = math.ceil(n / self.chunk)
+        seconds = {
+            "C0": self.layers * tokens * self.read,
+            "v*": chunks * (self.start + self.steps * self.step),
+            "update": self.layers * (self.factor + (chunks + 1) * self.keys),
+            "scores": scored * self.score,
+        }
+        return {phase: s / 60 for phase, s in seconds.items()}
+
+
+def measure(model, tok, facts, texts, method="memit", chunk=None, **overrides):
+    """Rates of this model on its device, from a few steps: seconds on a GPU, more on a CPU.
+
+    facts: a few, `chunk` of them are optimised together (default: all). texts: some ordinary
+    ones. No weight is changed.
+    """
+    facts, view = as_facts(facts), View(model)
+    h = hyper(method, model, **overrides)
+    chunk = chunk or len(facts)
+    some, layer = facts[:chunk], h.layers[-1]
+    d_in = view.weight(layer).shape[1]
+
+    def seconds(work):
+        _wait(view.device)
+        began = time.perf_counter()
+        work()
+        _wait(view.device)
+        return time.perf_counter() - began
+
+    def values(steps):
+        asked = {"steps": steps, "early_stop": 0.0}
+        optimise_values(model, tok, some, layer, hyper(h, model, **asked), chunk)
+
+    values(1)  # the first call on a device is slow
+    one, four = seconds(lambda: values(1)), seconds(lambda: values(4))
+    step = max(four - one, 0.0) / 3
+    texts, tokens = list(texts), max(d_in, 2048)
+    wanted = [("key", layer), (h.site, layer)]
+    m = min(d_in, 1024)
+    spd = torch.eye(m, dtype=torch.float64, device=view.device)
+    return Rates(
+        chunk=chunk,
+        start=max(one - step, 0.0),
+        step=step,
+        keys=seconds(lambda: at_subject(model, tok, some, wanted, h.contexts, h.average)),
+        read=seconds(lambda: second_moment(model, tok, texts, [layer], tokens)) / tokens,
+        factor=seconds(lambda: objective.factor(spd)) * (d_in / m) ** 3,
+        score=seconds(lambda: metrics.score(model, tok, some[:4], resamples=1)) / len(some[:4]),
+        steps=h.steps,
+        layers=len(h.layers),
+    )
+
+
+def _wait(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def spoken(minutes):
+    """A rough time in words: "less than a minute", "about 12 minutes", "about 3 hours"."""
+    if minutes < 1:
+        return "less than a minute"
+    if minutes < 90:
+        return f"about {minutes:.0f} minute{'s' * (round(minutes) > 1)}"
+    return f"about {minutes / 60:.0f} hours"

@@ -89,12 +89,11 @@ def test_what_grows_with_the_chunk_and_what_lies_on_the_host():
 def test_every_method_and_the_embedded_model_have_a_bill():
     model, _ = mt.load("tiny-gptj")
     for method, kind in METHODS.items():
-        if kind.beside:
-            with pytest.raises(HyperError, match="changes no matrix"):
-                budget.memory(model, method)
-        else:
+        if not kind.beside:
             found = budget.memory(model, method, chunk=1)
             assert found.peak > found.weights and (found.C0 > 0) == bool(kind.needs)
+    with pytest.raises(HyperError, match="prompt changes no matrix"):
+        budget.memory(model, "prompt")
     with pytest.raises(ModelError, match="unknown shape 'gpt5'; known are gpt2-xl"):
         budget.memory("gpt5")
 

@@ -335,7 +335,8 @@ def _solve_group(result, view, tok, facts, h, statistics, target, remember, bar)
         if getattr(h, "divide_by", "key") == "bare":
             more["bare"] = at_subject(model, tok, facts, [key], h.contexts, "bare")[key]
         if h.needs:  # solved where C0 lies
-            K, R = K.to(statistics.device), R.to(statistics.device)
+            where = statistics.device(layer)
+            K, R = K.to(where), R.to(where)
             more = {name: x.to(K) for name, x in more.items()}
         kept = [e.keys[layer].to(K) for e in remember if layer in e.keys]
         kept = torch.cat(kept, 1) if kept else None

@@ -97,8 +97,8 @@ def trace(model, tok, fact, kind="state", noise=3.0, samples=10, window=1, seed=
 
     def restored(tokens, layers):
         """P(answer) (len(tokens),): each token restored at `layers`, mean over noise samples."""
-        at = torch.tensor(tokens, device=view.device).repeat_interleave(samples)
-        row = torch.arange(len(at), device=view.device)
+        at = torch.tensor(tokens).repeat_interleave(samples)  # indices may lie on the host
+        row = torch.arange(len(at))
 
         def corrupt(x):  # (rows, tokens, d)
             x = x.clone()

@@ -362,7 +362,7 @@ def generate(model, tok, prompts, n_tokens=100, top_k=1, seed=0):
                 logits = model.get_output_embeddings()(seen.last_hidden_state[:, -1]).float()
                 best, index = logits.topk(top_k)
                 drawn = torch.multinomial(best.softmax(-1).cpu(), 1, generator=generator)
-                step = index.gather(1, drawn.to(index.device))
+                step = index.gather(1, drawn.to(index.device)).to(ids.device)
                 ids = torch.cat([ids, step], 1)
             for i, row in zip(members, ids.tolist(), strict=True):
                 text = asked[i][: len(asked[i]) - len(prompts[i])]

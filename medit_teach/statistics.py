@@ -60,11 +60,9 @@ class Statistics:
             self._factors[key] = make()
         return self._factors[key]
 
-    @property
-    def device(self):
-        """Where C0 lies: the host, if it is read from the disk."""
-        on_disk = isinstance(self.C0, _Files)
-        return torch.device("cpu") if on_disk else next(iter(self.C0.values())).device
+    def device(self, layer):
+        """Where the C0 of this layer lies: the host, if it is read from the disk."""
+        return torch.device("cpu") if isinstance(self.C0, _Files) else self.C0[layer].device
 
     def __getitem__(self, layer):
         if layer not in self.C0:
@@ -188,7 +186,7 @@ def second_moment(
         if (folder / "statistics.json").is_file():
             result = Statistics.load(folder, layers, one_at_a_time)
             if not one_at_a_time:
-                result.C0 = {layer: C.to(view.device) for layer, C in result.C0.items()}
+                result.C0 = {x: C.to(view.parameter(x).device) for x, C in result.C0.items()}
     told = processes.gathered((weights, text, [x for x in layers if x not in result.C0]))
     if any(one[:2] != told[0][:2] for one in told):
         raise StatisticsError("the processes have different weights or different text")
@@ -231,8 +229,9 @@ def _collect(view, tok, batches, layers, part, progress, keep=False):
             done, sums = 0, {}
     modules = {layer: view.down(layer) for layer in layers}
     for layer in layers:
-        d = view.weight(layer).shape[1]
-        sums.setdefault(layer, torch.zeros(d, d, dtype=torch.float64, device=view.device))
+        W = view.weight(layer)
+        d = W.shape[1]
+        sums.setdefault(layer, torch.zeros(d, d, dtype=torch.float64, device=W.device))
     tokens = [sum(map(len, rows)) for rows in batches]
     saved_at = time.monotonic()
     with _bar(sum(tokens), sum(tokens[:done]), progress) as bar:

@@ -187,7 +187,8 @@ def _optimise(view, tok, facts, layer, v0, hyper):
         h = torch.cat([hidden[:, :1] + delta[fact_of, None].to(hidden.dtype), hidden[:, 1:]], 1)
         for block, args, kwargs in later:
             h = first(block(h, *args, **kwargs))
-        log_p = torch.log_softmax(view.logits(h[rows, cols]).float(), -1)
+        read = h[rows.to(h.device), cols.to(h.device)]  # the last blocks may lie elsewhere
+        log_p = torch.log_softmax(view.logits(read).float(), -1).to(device)
         said, at_subject_ = log_p[: len(row)], log_p[len(row) :]
         nll = -said.gather(1, label[:, None])[:, 0] * weight
         nll = torch.zeros(E, device=device).index_add(0, target_fact, nll)

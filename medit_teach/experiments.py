@@ -563,7 +563,8 @@ def line(record):
 def main(argv=None):
     parser = argparse.ArgumentParser(
         prog="medit-teach sweep", description="Run a sweep, or what is missing of it.",
-        epilog=f"on several GPUs: {LAUNCH} sweep ...",
+        epilog=f"on several GPUs:\n  {LAUNCH} sweep ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("file", help="TOML or JSON with the fields of a Sweep")
     parser.add_argument("--out", help="the records, JSON lines (default: NAME.jsonl)")

@@ -1,4 +1,4 @@
-"""The slider over stored frames: words, bytes, what nbval makes of it, and real key presses."""
+"""Slider and explorer over stored frames: words, bytes, what nbval sees, and real key presses."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import json
 import re
 import sys
 from html.parser import HTMLParser
+from itertools import product
 
 import matplotlib.pyplot as plt
 import pytest
 
 from medit_teach.errors import MeditError
-from medit_teach.widgets import LIMIT, VIEW, frames, slider
+from medit_teach.widgets import LIMIT, VIEW, explorer, frames, slider
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -112,21 +113,105 @@ def test_the_repr_is_short():
     assert repr(frames(pictures(), "λ", VALUES)) == "slider: λ from 0.1 to 10000"
 
 
-def test_nbval_compares_the_slider_but_not_the_pixels():
-    """Pixels may differ between versions of matplotlib; labels, values and words may not."""
+def clean(text):
+    """What nbval compares of an output."""
     from nbval.plugin import get_sanitize_patterns
 
     rules = get_sanitize_patterns((ROOT / "tools" / "nbval_sanitize.cfg").read_text())
+    for pattern, replacement in rules:
+        text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
+    return text
 
-    def clean(text):
-        for pattern, replacement in rules:
-            text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
-        return text
 
+def test_nbval_compares_the_slider_but_not_the_pixels():
+    """Pixels may differ between versions of matplotlib; labels, values and words may not."""
     one = page()
     other = frames(pictures()[::-1], "λ", VALUES)._repr_html_()
     assert one != other and clean(one) == clean(other)
     assert clean(one) != clean(frames(pictures(), "λ", [0.1, 1, 20000])._repr_html_())
+
+
+# ------------------------------------------------------------------ explorers
+
+CONTROLS = {"method": ["soft", "<hard>"], "λ": [0.5, 1, 200]}
+
+
+def look(method, lam):
+    rows = [("it's", 20, 10 * lam, "new"), ("b & c", None, 7, "rest")]
+    return f"{method} at {lam:g}", {"first": rows, "second": rows[:1]}
+
+
+def explored(**more):
+    return explorer("a test", CONTROLS, look, **more)
+
+
+def stored(page):
+    """The frames as a browser reads them: [[sentence, panel, panel], ...]."""
+    data = json.loads(Tags(page).all("div")[0]["data-frames"])
+    return [[data["pieces"][i] for i in frame] for frame in data["frames"]]
+
+
+def test_an_explorer_has_labelled_native_controls_and_a_frame_for_every_choice():
+    text = explored(start={"λ": 1})._repr_html_()
+    tags = Tags(text)
+    assert tags.all("div")[0]["role"] == "group" and tags.all("div")[0]["aria-label"] == "a test"
+    (slider,), (menu,) = tags.all("input"), tags.all("select")
+    assert (slider["type"], slider["max"], slider["value"]) == ("range", "2", "1")
+    assert (slider["aria-label"], slider["aria-valuetext"]) == ("λ", "1")
+    assert (menu["data-n"], slider["data-n"]) == ("2", "3")
+    assert len(tags.all("label")) == 2 and "&lt;hard&gt;</option>" in text
+    found = [frame[0] for frame in stored(text)]
+    want = [look(*choice)[0] for choice in product(*CONTROLS.values())]
+    assert found == [w.replace("<", "&lt;").replace(">", "&gt;") for w in want]
+    panel = stored(text)[5][1]  # "<hard>", 200: the bar ends at the edge, the number does not
+    assert "--a:20;--z:100" in panel and "<b>20% → 2000%</b>" in panel and "it's" in panel
+    assert "<b>7%</b>" in panel and "b &amp; c" in panel
+
+
+def test_without_a_script_the_start_frame_is_seen():
+    text = explored(start={"method": "<hard>", "λ": 200})._repr_html_()
+    body = text.split("</style>")[1]
+    assert '<p class="medit-slot" role="status">&lt;hard&gt; at 200</p>' in body
+    assert "<script" not in text and "http" not in text
+    assert all(part in body for part in stored(text)[5])
+
+
+def test_one_value_needs_no_control():
+    text = explorer("one", {"method": ["soft"], "λ": [1, 2]}, look)._repr_html_()
+    assert not Tags(text).all("select") and len(Tags(text).all("input")) == 1
+    assert len(stored(text)) == 2
+
+
+def test_nbval_compares_the_controls_and_the_sentence_but_not_the_bars():
+    def other(method, lam):
+        return look(method, lam)[0], {"first": [("z", 1, 2, "left")], "second": []}
+
+    def elsewhere(method, lam):
+        return f"{method} at last", look(method, lam)[1]
+
+    one, two, three = (explorer("a", CONTROLS, f)._repr_html_() for f in (look, other, elsewhere))
+    assert one != two and clean(one) == clean(two)
+    assert clean(one) != clean(three)
+    assert clean(one) != clean(explorer("a", CONTROLS | {"λ": [0.5, 1, 20]}, look)._repr_html_())
+
+
+def test_an_explorer_that_is_too_large_or_uneven_is_refused(monkeypatch):
+    with pytest.raises(MeditError, match="same number of panels"):
+        explorer("a", CONTROLS, lambda m, x: ("s", {"first": [], **({"b": []} if x > 1 else {})}))
+    monkeypatch.setattr("medit_teach.widgets.LIMIT", 3000)
+    with pytest.raises(MeditError, match="take fewer values"):
+        explored()
+
+
+def test_the_live_explorer_computes_what_it_is_asked_for():
+    found = explorer("a", CONTROLS | {"fact": ["f"]}, lambda m, x, f: look(m, x),
+                     finer={"λ": [0.5, 0.7, 1]})  # fmt: skip
+    menu, dial, page = found.live().children
+    assert (menu.description, dial.description) == ("method", "λ")
+    assert [text for text, _ in dial.options] == ["0.5", "0.7", "1"]
+    assert "soft at 0.5" in page.value
+    dial.value, menu.value = 0.7, "<hard>"
+    assert "&lt;hard&gt; at 0.7" in page.value and "<b>20% → 7%</b>" in page.value
 
 
 # ------------------------------------------------------------------ beside a kernel
@@ -179,7 +264,13 @@ STATE = """JSON.stringify({
   text: document.querySelector('input').getAttribute('aria-valuetext')})"""
 
 
-async def _press(window, name, keys):
+HEAD = (
+    "<!doctype html><html lang=en><meta charset=utf-8><title>t</title>"
+    "<meta name=viewport content='width=device-width, initial-scale=1'>"
+)
+
+
+async def _press(window, name, keys, state=STATE):
     """Open a page, focus its slider by the Tab key, press `keys`; the state after each."""
     call = window._call
     target = (await call("Target.createTarget", url="about:blank"))["targetId"]
@@ -196,7 +287,7 @@ async def _press(window, name, keys):
                 "Input.dispatchKeyEvent", session, type=kind, key=key, code=key,
                 windowsVirtualKeyCode=code,
             )  # fmt: skip
-        result = await call("Runtime.evaluate", session, expression=STATE)
+        result = await call("Runtime.evaluate", session, expression=state)
         seen.append(json.loads(result["result"]["value"]))
     await call("Target.closeTarget", targetId=target)
     return seen
@@ -205,8 +296,7 @@ async def _press(window, name, keys):
 @pytest.mark.browser
 @pytest.mark.skipif(browser.chromium() is None, reason="no Chromium (apt install chromium)")
 def test_the_arrow_keys_move_it(tmp_path):
-    head = "<!doctype html><meta charset=utf-8><title>t</title>"
-    (tmp_path / "a.html").write_text(head + page(start=1), encoding="utf-8")
+    (tmp_path / "a.html").write_text(HEAD + page(start=1), encoding="utf-8")
     with browser.Browser(tmp_path) as window:
         keys = [("ArrowRight", 39), ("Home", 36)]
         before, right, home = window.loop.run_until_complete(_press(window, "a.html", keys))
@@ -214,4 +304,26 @@ def test_the_arrow_keys_move_it(tmp_path):
     assert before == {"shown": [False, True, False], "said": "1", "text": "1"}
     assert right == {"shown": [False, False, True], "said": "10000", "text": "10000"}
     assert home == {"shown": [True, False, False], "said": "0.1", "text": "0.1"}
+    assert visit.problems() == []
+
+
+EXPLORED = """JSON.stringify([...document.querySelectorAll('.medit-slot')].map(e => e.innerHTML)
+  .concat(document.querySelector('input').getAttribute('aria-valuetext'),
+          document.querySelector('output').textContent))"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(browser.chromium() is None, reason="no Chromium (apt install chromium)")
+def test_keys_lead_to_every_frame_of_an_explorer(tmp_path):
+    text = explored()._repr_html_()
+    (tmp_path / "a.html").write_text(HEAD + text, encoding="utf-8")
+    with browser.Browser(tmp_path) as window:
+        keys = [("ArrowDown", 40), ("Tab", 9), ("End", 35)]
+        states = window.loop.run_until_complete(_press(window, "a.html", keys, EXPLORED))
+        visit = window.visit("a.html", "phone")
+    start, hard, _, end = states
+    want = stored(text)
+    assert start == [*want[0], "0.5", "0.5"]
+    assert hard == [*want[3], "0.5", "0.5"]
+    assert end == [*want[5], "200", "200"]
     assert visit.problems() == []

@@ -59,7 +59,7 @@ READY = """(async () => {
     tex, wide: wide.slice(0, 5),
     maths_errors: [...document.querySelectorAll('mjx-merror, [data-mjx-error]')]
       .map(e => e.getAttribute('data-mjx-error') || e.textContent),
-    scroll: document.documentElement.scrollWidth - window.innerWidth,
+    scroll: Math.max(document.documentElement.scrollWidth, window.innerWidth) - screen.width,
     height: Math.ceil(document.documentElement.scrollHeight),
     maths: document.querySelectorAll('mjx-container').length,
     widgets: document.querySelectorAll('.widget-subarea .jupyter-widgets').length,
@@ -77,6 +77,7 @@ class Visit:
     console: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     screenshot: bytes = b""
+    result: object = None
 
     def problems(self) -> list[str]:
         """What a reader would stumble over, one line each."""
@@ -141,11 +142,14 @@ class Browser:
         number, path = port.read_text().split()
         return await websocket_connect(f"ws://127.0.0.1:{number}{path}", max_message_size=1 << 28)
 
-    def visit(self, page: str, size: str = "desktop", dark: bool = False) -> Visit:
-        """Open `page` (a path in the folder) and report; the screenshot shows the whole page."""
-        return self.loop.run_until_complete(self._visit(page, size, dark))
+    def visit(self, page: str, size: str = "desktop", dark: bool = False, script="") -> Visit:
+        """Open `page` (a path in the folder) and report; the screenshot shows the whole page.
 
-    async def _visit(self, page, size, dark) -> Visit:
+        script: JavaScript that is run on the page at the end; its value is the visit's `result`.
+        """
+        return self.loop.run_until_complete(self._visit(page, size, dark, script))
+
+    async def _visit(self, page, size, dark, script) -> Visit:
         width, height = SIZES[size]
         events: list[dict] = []
         target = (await self._call("Target.createTarget", url="about:blank"))["targetId"]
@@ -156,23 +160,29 @@ class Browser:
         for domain in ("Page", "Runtime", "Network", "Log"):
             await call(f"{domain}.enable")
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1}
+        metrics |= {"screenWidth": width, "screenHeight": height}
         await call("Emulation.setDeviceMetricsOverride", mobile=size == "phone", **metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await call("Emulation.setEmulatedMedia", features=[scheme])
         await call("Page.navigate", url=self.home + page)
         while not any(event.get("method") == "Page.loadEventFired" for event in events):
             await self._receive(events)
-        result = await call(
-            "Runtime.evaluate", expression=READY, awaitPromise=True, returnByValue=True
-        )
-        if "exceptionDetails" in result:
-            raise RuntimeError(json.dumps(result["exceptionDetails"])[:500])
-        facts = result["result"]["value"]
+
+        async def run(expression):
+            result = await call(
+                "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+            )
+            if "exceptionDetails" in result:
+                raise RuntimeError(json.dumps(result["exceptionDetails"])[:500])
+            return result["result"].get("value")
+
+        facts = await run(READY)
         clip = {"x": 0, "y": 0, "width": width, "height": min(facts["height"], 12000), "scale": 1}
         shot = await call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+        answer = await run(script) if script else None
         await self._call("Target.closeTarget", targetId=target)
         console, failed = _complaints(events)
-        return Visit(facts, console, failed, base64.b64decode(shot["data"]))
+        return Visit(facts, console, failed, base64.b64decode(shot["data"]), answer)
 
     async def _call(self, method, session=None, events=None, **params):
         self.number += 1
@@ -226,8 +236,9 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def all_pages(folder: Path = HTML) -> list[str]:
-    """The pages of the built book."""
-    return sorted(path.relative_to(folder).as_posix() for path in (folder / "book").rglob("*.html"))
+    """The pages of the built book, with its search and its index."""
+    found = [*(folder / "book").rglob("*.html"), folder / "search.html", folder / "genindex.html"]
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 def not_built(root: Path = ROOT) -> str:

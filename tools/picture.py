@@ -1,8 +1,9 @@
-"""Draw one edit, before and after: the picture of the README, the first edit of the book.
+"""Draw one edit, before and after: the picture of the README, the explorer of the first page.
 
     python tools/picture.py [--seed 98] [--out book/_static/first-edit.svg]
 
-It edits the embedded model, so every number in the picture comes from a run.
+It edits the embedded model, so every number comes from a run. The explorer goes to
+`book/first-edit.html`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import html
 from pathlib import Path
 
 import medit_teach as mt
+from medit_teach.explorers import dial
 from medit_teach.metrics import top_tokens
 
 ROOT = Path(__file__).resolve().parent.parent
+EXPLORER = ROOT / "book" / "first-edit.html"
 INK, SOFT, LINE, PAPER = "#22272e", "#5a626d", "#e3dfd6", "#fdfcfa"
 OLD, NEW, KEPT = "#9aa1aa", "#d55e00", "#009e73"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
@@ -36,6 +39,12 @@ def measure(seed: int = SEED, method: str = "rome") -> dict:
         after = top_tokens(model, tok, list(prompts.values()), k=3)
     rows = list(zip(prompts.items(), before, after, strict=True))
     return {"new": fact.target_new, "old": fact.target_true, "rows": rows, "method": method}
+
+
+def explore(seed: int = SEED) -> str:
+    """The dial of chapter 9 for three facts, as HTML."""
+    model, tok = mt.load()
+    return dial(model, tok, mt.facts("world", n=3, seed=seed, model=model))._repr_html_()
 
 
 def draw(run: dict) -> str:
@@ -97,6 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     run = measure(options.seed, options.method)
     options.out.write_text(draw(run), encoding="utf-8")
+    EXPLORER.write_text(explore(options.seed) + "\n", encoding="utf-8")
     for (title, prompt), before, after in run["rows"]:
         print(f"{title}: {prompt}\n  {before}\n  {after}")
 

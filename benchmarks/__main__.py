@@ -41,7 +41,7 @@ def shape(layers, width, heads, vocabulary, seed=0):
     torch.manual_seed(seed)
     size = dict(n_layer=layers, n_embd=width, n_head=heads, vocab_size=vocabulary)
     size |= dict(bos_token_id=0, eos_token_id=0)
-    return GPT2LMHeadModel(GPT2Config(n_positions=256, **size)).eval()
+    return GPT2LMHeadModel(GPT2Config(**size)).eval()
 
 
 class Clock:
@@ -193,7 +193,7 @@ class Bench:
         )  # fmt: skip
 
 
-FULL = dict(edits=(4, 8), keys=32, texts=120, E=64, records=(50, 100), scored=1000, batch=256)
+FULL = dict(edits=(4, 8), keys=64, texts=24, E=64, records=(50, 100), scored=1000, batch=256)
 FEW = dict(edits=(2, 3), keys=6, texts=60, E=16, records=(3, 6), scored=12, batch=8)
 ROWS = ("values", "keys", "statistics", "update", "scores", "memit")
 

@@ -42,36 +42,80 @@ def at_subject(model, tok, facts, wanted, contexts=("",), average="half", batch_
     """
     facts, view, wanted = as_facts(facts), View(model), list(dict.fromkeys(wanted))
     weights = context_weights(contexts, average)
-    rows = []  # (fact, weight, ids up to the subject's last token)
-    for e, fact in enumerate(facts):
-        for context, weight in zip(contexts, weights.tolist(), strict=True):
-            if weight:
-                ids, position = subject_last(tok, fact, context)
-                rows.append((e, weight, ids[: position + 1]))
-    rows.sort(key=lambda row: len(row[2]))
     modules = {
         (what, layer): view.block(layer) if what == "block" else view.down(layer)
         for what, layer in wanted
     }
     out = {}
     with torch.no_grad(), evaluating(model):
-        for i in range(0, len(rows), batch_size):
-            chunk = rows[i : i + batch_size]
-            with watch(modules, stop=True) as seen:
-                model(**pad([ids for _, _, ids in chunk], tok, view.device), use_cache=False)
-            last = torch.tensor([len(ids) - 1 for _, _, ids in chunk])
-            fact_of = torch.tensor([e for e, _, _ in chunk])
-            weight = torch.tensor([w for _, w, _ in chunk], dtype=torch.float64)
-            for name in wanted:
-                hidden = seen[name].input if name[0] == "key" else seen[name].output
-                hidden = by_row(hidden, len(chunk))[
-                    torch.arange(len(chunk), device=hidden.device), last.to(hidden.device)
-                ]
-                if name not in out:
-                    out[name] = hidden.new_zeros(hidden.shape[1], len(facts), dtype=torch.float64)
-                column = (hidden.double() * weight.to(hidden.device)[:, None]).T
-                out[name].index_add_(1, fact_of.to(hidden.device), column)
+        for context, weight in zip(contexts, weights.tolist(), strict=True):
+            if not weight:
+                continue
+            found = []
+            for fact in facts:
+                ids, position = subject_last(tok, fact, context)
+                found.append(ids[: position + 1])
+            start = _shared(view, found, modules)
+            for chunk in _alike([len(ids) - start[0] for ids in found], batch_size):
+                rows = [found[e] for e in chunk]
+                with watch(modules, stop=True) as seen:
+                    view.model.base_model(**_rest(rows, tok, view.device, *start))
+                last = torch.tensor([len(ids) - start[0] - 1 for ids in rows])
+                for name in wanted:
+                    hidden = seen[name].input if name[0] == "key" else seen[name].output
+                    hidden = by_row(hidden, len(chunk))[
+                        torch.arange(len(chunk), device=hidden.device), last.to(hidden.device)
+                    ]
+                    if name not in out:
+                        shape = hidden.shape[1], len(facts)
+                        out[name] = hidden.new_zeros(shape, dtype=torch.float64)
+                    out[name][:, chunk] += weight * hidden.double().T
     return out
+
+
+def _alike(lengths, most, waste=1.2):
+    """Indices of rows, short ones first, in parts of at most `most` in which padding adds < 20%."""
+    parts, total = [], 0
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        total += lengths[i]
+        if not parts or len(parts[-1]) == most or (len(parts[-1]) + 1) * lengths[i] > waste * total:
+            parts.append([])
+            total = lengths[i]
+        parts[-1].append(i)
+    return parts
+
+
+def _shared(view, rows, modules):
+    """How many tokens all rows begin with, and attention's keys and values there: one pass for all.
+
+    At most all but the last token of the shortest row, so that every row has something left.
+    """
+    from transformers import DynamicCache
+
+    most = min(map(len, rows)) - 1
+    columns = zip(*(ids[:most] for ids in rows), strict=True)
+    n = next((i for i, ids in enumerate(columns) if len(set(ids)) > 1), most)
+    if n == 0 or len(rows) == 1:
+        return 0, []
+    past = DynamicCache()
+    with watch(modules, stop=True):
+        ids = torch.tensor([rows[0][:n]], device=view.device)
+        view.model.base_model(input_ids=ids, past_key_values=past, use_cache=True)
+    return n, [(layer.keys, layer.values) for layer in past.layers if layer.is_initialized]
+
+
+def _rest(rows, tok, device, n, past):
+    """Arguments with which the model goes on after the first n tokens of rows, which they share."""
+    from transformers import DynamicCache
+
+    batch = pad([ids[n:] for ids in rows], tok, device)
+    if n == 0:
+        return batch | {"use_cache": False}
+    mask = batch["attention_mask"]
+    batch["attention_mask"] = torch.cat([mask.new_ones(len(rows), n), mask], 1)
+    batch["position_ids"] = n + torch.arange(mask.shape[1], device=device).expand(len(rows), -1)
+    copies = [tuple(x.expand(len(rows), -1, -1, -1) for x in layer) for layer in past]
+    return batch | {"past_key_values": DynamicCache(copies), "use_cache": True}
 
 
 def keys(model, tok, facts, layer, contexts=("",), average="half"):

@@ -26,7 +26,8 @@ Sources: ROME arXiv:2202.05262 (eq. 2), MEMIT arXiv:2210.07229 (eq. 14), EMMET a
 AlphaEdit arXiv:2410.02355. That one parameter joins MEMIT and EMMET is derived in the book.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 
@@ -39,7 +40,7 @@ MAX_CONDITION = 1e13  # above this a float64 solve keeps fewer than three correc
 
 
 def residual(W, b, K, V):
-    """What is still missing: R = V - (W K + b 1^T).
+    """What is still missing: R = V - (W K + b 1^T), eq:residual.
 
     W (d_out, d_in), b (d_out,) or None, K (d_in, E), V (d_out, E); returns R (d_out, E).
     """
@@ -48,7 +49,7 @@ def residual(W, b, K, V):
 
 
 def preservation(Delta, C0):
-    """tr(Delta C0 Delta^T): mean squared change of the values of the preserved keys.
+    """tr(Delta C0 Delta^T), eq:preservation: mean squared change of the preserved keys' values.
 
     Delta (d_out, d_in), C0 (d_in, d_in); returns a scalar. EMMET paper, the preservation term of
     its preservation-memorization objective.
@@ -57,7 +58,7 @@ def preservation(Delta, C0):
 
 
 def memorization(Delta, R, K):
-    """||R - Delta K||_F^2: squared distance of the new facts from their targets.
+    """||R - Delta K||_F^2: squared distance of the new facts from their targets (eq:memorization).
 
     Delta (d_out, d_in), R (d_out, E), K (d_in, E); returns a scalar.
     """
@@ -65,7 +66,7 @@ def memorization(Delta, R, K):
 
 
 def objective(Delta, R, K, C0, lam):
-    """lam * preservation(Delta, C0) + memorization(Delta, R, K): soft and soft, as in MEMIT."""
+    """lam * preservation(Delta, C0) + memorization(Delta, R, K): soft, soft (eq:soft-objective)."""
     return lam * preservation(Delta, C0) + memorization(Delta, R, K)
 
 
@@ -80,7 +81,12 @@ class SoftPreservation:
     """
 
     L: torch.Tensor
-    condition: float
+    _last: list = field(default_factory=list, repr=False, compare=False)
+
+    @cached_property
+    def condition(self):
+        """cond(C0), estimated when it is first asked for: on a big C0 that takes seconds."""
+        return _condition(self.L)
 
     def whiten(self, K):
         """Z = B K, (d_in, E) -> (d_in, E)."""
@@ -101,6 +107,7 @@ class HardPreservation:
     U: torch.Tensor
     condition: float
     largest_kept: float
+    _last: list = field(default_factory=list, repr=False, compare=False)
 
     def whiten(self, K):
         """Z = B K, (d_in, E) -> (p, E)."""
@@ -120,7 +127,7 @@ def factor(C0):
     """
     C0 = _square(C0)
     L, info = torch.linalg.cholesky_ex(C0)
-    condition = _condition(L) if info == 0 else float("inf")
+    condition = _condition(L, rounds=3) if info == 0 else float("inf")  # finds a null direction
     if condition > MAX_CONDITION:
         raise SingularError(
             f"C0 ({C0.shape[0]} x {C0.shape[0]}) is singular to working precision "
@@ -128,7 +135,7 @@ def factor(C0):
             "dimensions, or use objective.shrink(C0, alpha)",
             condition,
         )
-    return SoftPreservation(L, condition)
+    return SoftPreservation(L)
 
 
 def null_space(C0, threshold=None, energy=None):
@@ -155,7 +162,10 @@ def null_space(C0, threshold=None, energy=None):
 
 
 def shrink(C0, alpha):
-    """(1 - alpha) C0 + alpha tr(C0)/d I: pulls the spectrum towards its mean, 0 <= alpha <= 1."""
+    """(1 - alpha) C0 + alpha tr(C0)/d I, 0 <= alpha <= 1: pulls the spectrum towards its mean.
+
+    In the book eq:keys-shrinkage.
+    """
     if not 0 <= alpha <= 1:
         raise MeditError(f"alpha must lie in [0, 1], not {alpha}")
     C0 = _square(C0)
@@ -171,17 +181,22 @@ class Solution:
     """Delta = left @ right^T and how it was found.
 
     left (d_out, E), right (d_in, E), float64; ridge is what was really added to Z^T Z;
-    condition_C0 = cond(C0); condition_gram = cond of the system that was solved;
-    dimensions = p, the directions in which the update may live.
+    condition_gram = cond of the system that was solved; dimensions = p, the directions in which
+    the update may live; preserve: the factor that was given.
     """
 
     left: torch.Tensor
     right: torch.Tensor
     ridge: float
-    condition_C0: float
     condition_gram: float
     dimensions: int
+    preserve: object = field(repr=False)
     notes: tuple = field(default=())
+
+    @property
+    def condition_C0(self):
+        """cond(C0)."""
+        return self.preserve.condition
 
     @property
     def delta(self):
@@ -195,7 +210,8 @@ def solve(R, K, preserve, ridge=0.0, kept=None):
     R (d_out, E), K (d_in, E), preserve = factor(C0) or null_space(C0, ...), ridge >= 0.
     kept (d_in, M), optional: keys of earlier edits, which take part with residual 0. With
     ridge 0 they are exact constraints; with a ridge they add their K K^T to the system.
-    Solves the smaller of the E x E and p x p systems by Cholesky.
+    Solves the smaller of the E x E and p x p systems by Cholesky. In the book eq:family and
+    eq:push-through.
 
     Raises SingularError (with the condition number) when the system has no unique solution:
     duplicate keys, or more keys than directions, with ridge 0.
@@ -214,7 +230,7 @@ def solve(R, K, preserve, ridge=0.0, kept=None):
         if X.shape[0] != d_in:
             raise MeditError(f"keys have {X.shape[0]} dimensions, C0 has {d_in}")
     E = K.shape[1]
-    Z = preserve.whiten(torch.cat([kept, K], 1))
+    Z, BZ = _whitened(preserve, torch.cat([kept, K], 1))
     p, n = Z.shape
     if n > p and ridge == 0:
         raise SingularError(_why_singular(Z, n - E, float("inf")))
@@ -225,9 +241,11 @@ def solve(R, K, preserve, ridge=0.0, kept=None):
     condition = _condition(L) if info == 0 else float("inf")
     if condition > MAX_CONDITION:
         raise SingularError(_why_singular(Z, n - E, condition), condition)
-    A = torch.cholesky_solve(Z.T, L).T if primal else torch.cholesky_solve(Z, L)
-    right = preserve.unwhiten(A)[:, n - E :]
-    return Solution(R, right, float(ridge), preserve.condition, condition, p)
+    if primal:
+        right = torch.cholesky_solve(BZ.T, L).T
+    else:
+        right = preserve.unwhiten(torch.cholesky_solve(Z, L))
+    return Solution(R, right[:, n - E :], float(ridge), condition, p, preserve)
 
 
 def least_ridge(K, preserve, condition=1e10, kept=None):
@@ -236,7 +254,7 @@ def least_ridge(K, preserve, condition=1e10, kept=None):
     With lo and hi the extreme eigenvalues of Z^T Z: (hi + ridge) / (lo + ridge) <= condition.
     """
     K = _float64(K) if kept is None else torch.cat([_float64(kept), _float64(K)], 1)
-    Z = preserve.whiten(K)
+    Z, _ = _whitened(preserve, K)
     p, n = Z.shape
     values = torch.linalg.eigvalsh(Z.T @ Z if n <= p else Z @ Z.T)
     lo = max(float(values[0]), 0.0) if n <= p else 0.0
@@ -249,7 +267,8 @@ def least_ridge(K, preserve, condition=1e10, kept=None):
 def memit(R, K, C0, lam, kept=None):
     """Delta = R K^T (lam C0 + K K^T)^-1, the minimiser of lam * preservation + memorization.
 
-    R (d_out, E), K (d_in, E), C0 (d_in, d_in) or factor(C0), lam > 0. MEMIT paper, eq. 14.
+    R (d_out, E), K (d_in, E), C0 (d_in, d_in) or factor(C0), lam > 0. MEMIT paper, eq. 14;
+    in the book eq:memit-solution.
     """
     if not lam > 0:
         raise MeditError(f"lam must be positive, got {lam}; emmet is the limit lam -> 0")
@@ -261,7 +280,7 @@ def emmet(R, K, C0, ridge=0.0, kept=None):
 
     Minimises preservation subject to the equality (EMMET paper, where EMMET is introduced). With
     ridge > 0 it *is* memit with lam = ridge. Raises SingularError for duplicate keys or more keys
-    than dimensions.
+    than dimensions. In the book eq:emmet-solution and eq:emmet-ridge-identity.
     """
     return solve(R, K, _soft(C0), ridge=ridge, kept=kept)
 
@@ -272,7 +291,7 @@ def rome(r, k, C0, divide_by=None):
     r (d_out,) or (d_out, 1), k (d_in,) or (d_in, 1). divide_by (d_in,), optional: the key used in
     the denominator. The original code divides by the key of the bare prompt while k is a mean
     over contexts; then Delta k is not r any more (the asymmetry that r-ROME, arXiv:2403.07175,
-    removes).
+    removes). In the book eq:rome-solution and eq:rome-bug.
     """
     r, k = _float64(r).reshape(-1, 1), _float64(k).reshape(-1, 1)
     solution = solve(r, k, _soft(C0))
@@ -280,22 +299,15 @@ def rome(r, k, C0, divide_by=None):
         return solution
     gain = float(_float64(divide_by).reshape(-1) @ solution.right[:, 0])  # k_d.u / k.u
     note = f"divided by another key: Delta k = {1 / gain:.3g} r"
-    return Solution(
-        r,
-        solution.right / gain,
-        0.0,
-        solution.condition_C0,
-        solution.condition_gram,
-        solution.dimensions,
-        (note,),
-    )
+    return replace(solution, right=solution.right / gain, notes=(note,))
 
 
 def alphaedit(R, K, C0, L2, threshold=None, energy=None, kept=None):
     """Delta = R K^T P (K K^T P + L2 I)^-1, P = U U^T the projector onto the null space of C0.
 
     Minimises memorization + L2 ||Delta||^2 (+ ||Delta kept||^2) over updates with Delta = Delta P.
-    C0 may be null_space(C0, ...). AlphaEdit paper, its closed form for sequential editing.
+    C0 may be null_space(C0, ...). AlphaEdit paper, its closed form for sequential editing;
+    in the book eq:alphaedit-solution.
     """
     if not L2 > 0:
         raise MeditError(f"L2 must be positive, got {L2}; nullspace is the limit L2 -> 0")
@@ -305,7 +317,8 @@ def alphaedit(R, K, C0, L2, threshold=None, energy=None, kept=None):
 def nullspace(R, K, C0, threshold=None, energy=None, kept=None):
     """Delta = R (K^T P K)^-1 K^T P: exact memorization, the smallest such update in the null space.
 
-    Feasible for every R only if P K has full column rank; otherwise SingularError.
+    Feasible for every R only if P K has full column rank; otherwise SingularError. In the book
+    eq:nullspace-solution.
     """
     return solve(R, K, _hard(C0, threshold, energy), kept=kept)
 
@@ -321,6 +334,15 @@ def _hard(C0, threshold, energy):
     return C0 if isinstance(C0, HardPreservation) else null_space(C0, threshold, energy)
 
 
+def _whitened(preserve, K):
+    """Z = B K and B^T Z; the last ones are remembered, so that a sweep of lam makes them once."""
+    last = preserve._last
+    if not last or last[0].device != K.device or not torch.equal(last[0], K):
+        Z = preserve.whiten(K)
+        last[:] = [K.clone(), Z, preserve.unwhiten(Z)]
+    return last[1:]
+
+
 def _d_in(preserve):
     return (preserve.L if isinstance(preserve, SoftPreservation) else preserve.U).shape[0]
 
@@ -333,20 +355,28 @@ def _square(C0):
     C0 = _float64(C0)
     if C0.ndim != 2 or C0.shape[0] != C0.shape[1]:
         raise MeditError(f"C0 must be square (d_in, d_in), got shape {tuple(C0.shape)}")
-    if not torch.isfinite(C0).all():
+    if not torch.isfinite(C0.sum()):
         raise MeditError("C0 contains NaN or infinite numbers")
-    return (C0 + C0.T) / 2
+    return (C0 + C0.T).mul_(0.5)
 
 
-def _condition(L, rounds=60):
-    """cond(L L^T) by power and inverse iteration: a lower bound, within percents in practice."""
+def _condition(L, rounds=60, enough=1e-3):
+    """cond(L L^T) by power and inverse iteration: a lower bound, within percents in practice.
+
+    Ends when a round changes it by less than the share `enough`.
+    """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(len(L), 1, dtype=torch.float64, generator=generator).to(L.device)
-    y = x.clone()
+    y, known = x.clone(), 0.0
     for _ in range(rounds):
         x = L @ (L.T @ (x / x.norm()))
-        y = torch.cholesky_solve(y / y.norm(), L)
-    return float(x.norm() * y.norm())
+        y = torch.linalg.solve_triangular(L, y / y.norm(), upper=False)
+        y = torch.linalg.solve_triangular(L.T, y, upper=True)
+        found = float(x.norm() * y.norm())
+        if abs(found - known) < enough * found:
+            break
+        known = found
+    return found
 
 
 def _why_singular(Z, M, condition):

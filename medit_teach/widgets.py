@@ -265,7 +265,7 @@ def _control(label, values, first):
             f"<label><span>{label} =</span><output>{said[at]}</output>"
             f'<input type="range" min="0" max="{len(values) - 1}" value="{at}" autocomplete="off" '
             f'data-n="{len(values)}" '
-            f"data-said='{_attribute(json.dumps(said))}' "
+            f"data-said='{_attribute(json.dumps(said, ensure_ascii=False))}' "
             f'aria-label="{label}" aria-valuetext="{said[at]}"></label>'
         )
     options = "".join(

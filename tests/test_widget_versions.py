@@ -11,10 +11,6 @@ import pytest
 from tests.conftest import ROOT
 
 OLD = Path(os.environ.get("MEDIT_OLD_WIDGETS") or ROOT / "_build" / "colab-widgets")
-INSTALL = (
-    "pip install --no-deps --target _build/colab-widgets ipywidgets==7.7.1 ipython==7.34.0 "
-    "ipython_genutils backcall pickleshare"
-)
 # What ipywidgets 7.7.1 and 8 share, as far as it is used.
 COMMON = {"Dropdown", "HTML", "SelectionSlider", "VBox"}
 CELLS = [
@@ -62,7 +58,7 @@ def test_the_live_forms_in_a_kernel(version, monkeypatch):
 
     if version == "7.7.1":
         if not OLD.exists():
-            pytest.skip(f"no widgets of Colab here ({INSTALL}, or MEDIT_OLD_WIDGETS)")
+            pytest.skip(f"no widgets of Colab here (make checkers, or MEDIT_OLD_WIDGETS)")
         monkeypatch.setenv("PYTHONPATH", str(OLD))
     cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
     notebook = nbformat.v4.new_notebook(cells=cells)

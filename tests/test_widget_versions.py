@@ -58,7 +58,7 @@ def test_the_live_forms_in_a_kernel(version, monkeypatch):
 
     if version == "7.7.1":
         if not OLD.exists():
-            pytest.skip(f"no widgets of Colab here (make checkers, or MEDIT_OLD_WIDGETS)")
+            pytest.skip("no widgets of Colab here (make checkers, or MEDIT_OLD_WIDGETS)")
         monkeypatch.setenv("PYTHONPATH", str(OLD))
     cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
     notebook = nbformat.v4.new_notebook(cells=cells)

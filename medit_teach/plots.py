@@ -555,11 +555,10 @@ def cloud(x, y, groups, xlabel, ylabel, names):
     Points of a group without a name are drawn small and grey.
     """
     figure, axes = _figure(6.4, 3.8)
-    styles = (("o", VALUES), ("s", KEYS), ("^", C0), ("D", RESIDUAL), ("x", INK))
     x, y, groups = map(np.asarray, (x, y, groups))
     rest = ~np.isin(groups, list(names))
     axes.plot(x[rest], y[rest], ".", color=SOFT, markersize=3, alpha=0.6)
-    for (group, name), (marker, colour) in zip(names.items(), styles, strict=False):
+    for (group, name), marker, colour in zip(names.items(), MARKS, COLOURS, strict=False):
         chosen = groups == group
         axes.plot(x[chosen], y[chosen], marker, color=colour, label=name, markersize=5, alpha=0.75)
     axes.set_xlabel(xlabel)
@@ -570,6 +569,7 @@ def cloud(x, y, groups, xlabel, ylabel, names):
 
 DASHES = ("-", "--", "-.", ":", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 COLOURS = (VALUES, KEYS, C0, RESIDUAL, INK, SOFT)
+MARKS = "osv^DP"
 
 
 def log_curves(lines, xlabel, ylabel):
@@ -801,7 +801,7 @@ def by_category(table, names, xlabel="percent (line: 95% interval)"):
     )  # fmt: skip
     plt.close(figure)
     for axes, name in zip(panels[0], names, strict=True):
-        styles = zip("osv^DP", COLOURS, strict=True)
+        styles = zip(MARKS, COLOURS, strict=True)
         for m, ((method, found), (mark, colour)) in enumerate(
             zip(table.items(), styles, strict=False)
         ):
@@ -822,4 +822,28 @@ def by_category(table, names, xlabel="percent (line: 95% interval)"):
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
     figure.supxlabel(xlabel, fontsize=10)
+    return figure
+
+
+def stacked(rows, xlabel, marks=()):
+    """Bars made of parts, one a row, the first on top: {name of the row: {part: length}}.
+
+    marks: [(x, text)], vertical lines with their names.
+    """
+    figure, axes = _figure(7.0, 1.2 + 0.5 * len(rows))
+    parts = list(dict.fromkeys(part for row in rows.values() for part in row))
+    hatches = ("", "//", "..", "\\\\", "xx", "")
+    for part, colour, hatch in zip(parts, COLOURS, hatches, strict=False):
+        start = [sum(x for p, x in row.items() if parts.index(p) < parts.index(part))
+                 for row in rows.values()]  # fmt: skip
+        axes.barh(list(rows), [row.get(part, 0) for row in rows.values()], left=start, height=0.6,
+                  color=colour, hatch=hatch, edgecolor="white", label=part)  # fmt: skip
+    for x, text in marks:
+        axes.axvline(x, color=INK, linewidth=1.2, linestyle="--")
+        axes.annotate(text, (x, 1), (3, 2), xycoords=("data", "axes fraction"),
+                      textcoords="offset points", color=INK, fontsize=9)  # fmt: skip
+    axes.invert_yaxis()
+    axes.set_xlabel(xlabel)
+    axes.legend(frameon=False, ncols=len(parts), loc="upper center", bbox_to_anchor=(0.45, -0.22),
+                fontsize=9)  # fmt: skip
     return figure

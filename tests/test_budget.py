@@ -26,8 +26,8 @@ def test_the_two_shapes_have_the_published_sizes():
         assert sum(p.numel() for p in shape.parameters()) == parameters
         assert all(p.is_meta and p.dtype == torch.float16 for p in shape.parameters())
         found = budget.memory(name, "memit", torch.float16, chunk=1)
-        edited = presets * d_in * d_in // 4  # the copies for undo
-        assert found.weights == 2 * (parameters + edited)
+        assert found.weights == 2 * parameters
+        assert found.undo == 2 * presets * d_in * d_in // 4
         assert found.C0 == presets * 8 * d_in**2
 
 
@@ -38,8 +38,8 @@ def test_parts_against_the_tensors_of_an_edit(kind):
     C0 = mt.second_moment(model, tok, TEXTS, [0, 1], tokens=4000)
     found = budget.memory(model, H, n=2, chunk=2)
     with mt.edit(model, tok, FACTS, H, statistics=C0) as e:
-        copies = sum(x.nbytes for x in e._saved.values())
-        assert found.weights == sum(p.nbytes for p in model.parameters()) + copies
+        assert found.weights == sum(p.nbytes for p in model.parameters())
+        assert found.undo == sum(x.nbytes for x in e._saved.values())
         assert found.C0 == sum(C.nbytes for C in C0.C0.values())
         assert found.factors == sum(f.L.nbytes for f in C0._factors.values())
 
@@ -79,8 +79,10 @@ def test_what_grows_with_the_chunk_and_what_lies_on_the_host():
     host = budget.memory("gpt2-xl", "memit", chunk=4, one_at_a_time=True)
     assert host.C0 * 5 == four.C0 and four.host == 0 < host.host
     assert host.peak == host.phases["v*"] == four.phases["v*"] - four.C0
-    assert host.phases["update"] == host.weights
-    assert four.phases["update"] == four.weights + four.C0 + four.factors + four.solve
+    assert host.phases["update"] == host.weights + host.undo
+    assert host.phases["C0"] == host.weights + host.C0 + host.reading
+    update = four.weights + four.undo + four.C0 + four.factors + four.solve
+    assert four.phases["update"] == update
     assert "peak" in str(four) and f"{four.weights / 2**30:.2f} GiB" in str(four)
     half = budget.memory("gpt2-xl", "memit", torch.float16, chunk=4)
     assert 2 * half.weights == four.weights and half.C0 == four.C0

@@ -177,7 +177,7 @@ def _run_edit(args, model, tok, facts):
 
 
 def _edit(args):
-    model, tok = load(args.model, device=args.device or args.processes.device)
+    model, tok = load(args.model, device=args.processes.device or args.device)
     facts = _facts(args, model)
     fact = facts[0]
     prompts = [("prompt", fact.text)]
@@ -206,7 +206,7 @@ def _token(pair):
 
 
 def _score(args):
-    model, tok = load(args.model, device=args.device or args.processes.device)
+    model, tok = load(args.model, device=args.processes.device or args.device)
     saved = Edit.load(args.edit) if args.edit else None
     facts = saved.facts if saved and not args.facts else _facts(args, model)
     score = lambda: metrics.score(model, tok, facts, processes=args.processes)  # noqa: E731
@@ -224,7 +224,7 @@ def _score(args):
 
 
 def _stats(args):
-    model, tok = load(args.model, device=args.device or args.processes.device)
+    model, tok = load(args.model, device=args.processes.device or args.device)
     if not args.layers:
         raise MeditError("say which layers, e.g. --layers 1,2,3")
     found = _statistics(args, model, tok, args.layers)

@@ -351,7 +351,7 @@ def run(sweep, path, progress=True, measures=None, device=None, loaded=None, pro
     MeditError, before any work, for what `plan` refuses and for a file that another run has open.
     """
     path, own, progress = Path(path), measures or {}, progress and processes.main
-    model, tok = loaded or load(sweep.model, device=device or processes.device)
+    model, tok = loaded or load(sweep.model, device=processes.device or device)
     cells = plan(sweep, model, tok, own)
     done = _by_key(read(path) if path.is_file() else [])
     todo = [cell for cell in cells if cell.asked["key"] not in done]

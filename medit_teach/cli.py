@@ -173,6 +173,7 @@ def _run_edit(args, model, tok, facts):
         kept = Targets(model, tok, cache_folder() / f"targets-{__version__}", chunk=BATCH)
         with tqdm(desc="targets", total=len(facts), unit="fact", disable=not show) as bar:
             targets = kept(facts, h, bar.update, args.processes)
+    show = show and targets is None
     return edit(model, tok, facts, h, statistics=statistics, targets=targets, progress=show)
 
 

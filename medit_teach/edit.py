@@ -14,9 +14,10 @@ from .errors import MeditError
 from .facts import Fact, as_facts, encode
 from .hyper import hyper
 from .keys import at_subject
+from .memory import ran_out
 from .models import View, check_finite, fingerprint, tensor_hash
 from .processes import ALONE
-from .statistics import second_moment
+from .statistics import Statistics, second_moment
 from .values import optimise_values
 
 C0_TOKENS = 50_000
@@ -118,7 +119,15 @@ class Edit:
             self._saved[layer] = stored.detach().clone()
         old = self._saved[layer].T if view.architecture.transposed else self._saved[layer]
         left, right = (x.to(old.device) for x in self.layers[layer])
-        new = (old.double() + left @ right.T).to(old.dtype)
+        exact = old.double() + left @ right.T
+        new = exact.to(old.dtype)
+        if not torch.isfinite(new).all():
+            kind = str(old.dtype).removeprefix("torch.")
+            raise MeditError(
+                f"the edited weights of layer {layer} reach {float(exact.abs().max()):.3g}, which "
+                f"{kind} cannot hold; load the model with dtype=torch.bfloat16 or torch.float32, "
+                "or write less (a larger lam, fewer facts, a smaller clamp)"
+            )
         with torch.no_grad():
             view.weight(layer).copy_(new)
 
@@ -268,7 +277,8 @@ def edit(
     "alphaedit", "nullspace", one of medit_teach.baselines ("ft", "mend", "grace", "prompt", "ike",
     which use neither statistics nor targets), or a medit_teach.hyper.Hyper. layers and **overrides
     replace fields of its hyper-parameters.
-    statistics: Statistics (default: collected from the model's own text, cached). targets:
+    statistics: Statistics, or where they are kept (a folder, "owner/name" on the hub); default:
+    collected from the model's own text, cached. targets:
     (d_out, E) or Values, to use instead of optimising (shared between methods).
     remember: earlier Edits whose keys take part with residual 0 (editing in sequence).
 
@@ -282,6 +292,8 @@ def edit(
     for fact in facts:
         encode(tok, fact.text)  # a tokenizer without offsets is found before any work
     if h.needs:
+        if isinstance(statistics, (str, Path)):
+            statistics = Statistics.load(statistics, h.layers)
         if statistics is None:
             statistics = statistics_for(model, tok, h.layers, progress=progress)
         known = statistics.weights in _bases(model)
@@ -304,8 +316,13 @@ def edit(
                     continue
                 _solve_group(result, view, tok, chosen, h, statistics, given, remember, bar)
         result._close()
-    except BaseException:
+    except BaseException as error:
         result._restore()
+        if ran_out(error):
+            raise MeditError(
+                "out of memory; the model is as it was. Load it in half precision or over several "
+                "devices, or read C0 from the disk one layer at a time (Statistics.load)"
+            ) from error
         raise
     return result
 

@@ -9,9 +9,11 @@ import torch
 from .errors import HyperError
 from .facts import as_facts, pad, subject_last
 from .hooks import by_row, evaluating, watch
+from .memory import Room
 from .models import View
 
 AVERAGES = ("bare", "uniform", "half")
+SHARED_BY = 8  # facts from which on it pays to read what a context's rows begin with only once
 
 
 def context_weights(contexts, average):
@@ -46,31 +48,44 @@ def at_subject(model, tok, facts, wanted, contexts=("",), average="half", batch_
         (what, layer): view.block(layer) if what == "block" else view.down(layer)
         for what, layer in wanted
     }
-    out = {}
+    groups = {}  # rows (fact, weight, ids up to the subject's last token) that may begin alike
+    for context, weight in zip(contexts, weights.tolist(), strict=True):
+        for e, fact in enumerate(facts if weight else ()):
+            ids, position = subject_last(tok, fact, context)
+            group = groups.setdefault(context if len(facts) >= SHARED_BY else "", [])
+            group.append((e, weight, ids[: position + 1]))
+    out, room = {}, Room(batch_size, "batch_size")
     with torch.no_grad(), evaluating(model):
-        for context, weight in zip(contexts, weights.tolist(), strict=True):
-            if not weight:
-                continue
-            found = []
-            for fact in facts:
-                ids, position = subject_last(tok, fact, context)
-                found.append(ids[: position + 1])
-            start = _shared(view, found, modules)
-            for chunk in _alike([len(ids) - start[0] for ids in found], batch_size):
-                rows = [found[e] for e in chunk]
-                with watch(modules, stop=True) as seen:
-                    view.model.base_model(**_rest(rows, tok, view.device, *start))
-                last = torch.tensor([len(ids) - start[0] - 1 for ids in rows])
-                for name in wanted:
-                    hidden = seen[name].input if name[0] == "key" else seen[name].output
-                    hidden = by_row(hidden, len(chunk))[
-                        torch.arange(len(chunk), device=hidden.device), last.to(hidden.device)
-                    ]
-                    if name not in out:
-                        shape = hidden.shape[1], len(facts)
-                        out[name] = hidden.new_zeros(shape, dtype=torch.float64)
-                    out[name][:, chunk] += weight * hidden.double().T
+        for group in groups.values():
+            n, past = _shared(view, [ids for _, _, ids in group], modules)
+            for part in _alike([len(ids) - n for _, _, ids in group], batch_size):
+                while part:
+                    with room:
+                        chunk = [group[i] for i in part[: room.size]]
+                        fact_of, weight, rows = zip(*chunk, strict=True)
+                        with watch(modules, stop=True) as seen:
+                            view.model.base_model(**_rest(rows, tok, view.device, n, past))
+                        last = torch.tensor([len(ids) - n - 1 for ids in rows])
+                        read = [_at(seen[name], name[0], last) for name in wanted]
+                        for name, hidden in zip(wanted, read, strict=True):
+                            if name not in out:
+                                shape = hidden.shape[1], len(facts)
+                                out[name] = hidden.new_zeros(shape, dtype=torch.float64)
+                            column = hidden.double().T * hidden.new_tensor(
+                                weight, dtype=torch.float64
+                            )
+                            out[name].index_add_(
+                                1, last.new_tensor(fact_of).to(column.device), column
+                            )
+                        part = part[len(chunk) :]
     return out
+
+
+def _at(seen, what, last):
+    """What a module was given ("key") or gave, at token last[i] of row i: (rows, d)."""
+    hidden = by_row(seen.input if what == "key" else seen.output, len(last))
+    row = torch.arange(len(last), device=hidden.device)
+    return hidden[row, last.to(hidden.device)]
 
 
 def _alike(lengths, most, waste=1.2):
@@ -95,7 +110,7 @@ def _shared(view, rows, modules):
     most = min(map(len, rows)) - 1
     columns = zip(*(ids[:most] for ids in rows), strict=True)
     n = next((i for i, ids in enumerate(columns) if len(set(ids)) > 1), most)
-    if n == 0 or len(rows) == 1:
+    if n < 2 or len(rows) < SHARED_BY:
         return 0, []
     past = DynamicCache()
     with watch(modules, stop=True):

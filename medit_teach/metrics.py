@@ -22,6 +22,8 @@ from .edit import edits_of
 from .errors import FactError, MeditError, ModelError
 from .facts import as_facts, encode, pad, with_target
 from .hooks import evaluating
+from .memory import Room
+from .models import why_not_finite
 from .processes import ALONE
 
 # name: (prompts, what is averaged); prompts E = rewrite, P = paraphrases, N = neighborhood
@@ -87,26 +89,30 @@ def _logprobs(model, tok, pairs, batch_size, processes=ALONE):
     for i, (ids, _) in enumerate(pairs):
         readers.setdefault(tuple(ids[:-1]), []).append(i)
     rows = sorted(readers, key=len)
-    parts = []
+    share = processes.share(range(0, len(rows), batch_size))
+    mine = [ids for b in share for ids in rows[b : b + batch_size]]
+    parts, room, done = [], Room(batch_size, "batch_size"), 0
     with torch.no_grad(), evaluating(model):
-        for b in processes.share(range(0, len(rows), batch_size)):
-            chunk = rows[b : b + batch_size]
-            row, col, label, sizes, members = [], [], [], [], []
-            for r, ids in enumerate(chunk):
-                for i in readers[ids]:
-                    full, start = pairs[i]
-                    members.append(i)
-                    sizes.append(len(full) - start)
-                    row += [r] * sizes[-1]
-                    col += range(start - 1, len(full) - 1)
-                    label += full[start:]
-            log_p = torch.log_softmax(_logits(model, tok, chunk, row, col), -1)
-            label = torch.tensor(label, device=log_p.device)
-            said = (log_p.argmax(-1) == label).cpu()
-            log_p = log_p.gather(1, label[:, None])[:, 0].cpu()
-            if not torch.isfinite(log_p).all():
-                raise ModelError("the model gives NaN probabilities; its weights are broken")
-            parts.append((members, sizes, log_p, said))
+        while done < len(mine):
+            with room:
+                chunk = mine[done : done + room.size]
+                row, col, label, sizes, members = [], [], [], [], []
+                for r, ids in enumerate(chunk):
+                    for i in readers[ids]:
+                        full, start = pairs[i]
+                        members.append(i)
+                        sizes.append(len(full) - start)
+                        row += [r] * sizes[-1]
+                        col += range(start - 1, len(full) - 1)
+                        label += full[start:]
+                log_p = torch.log_softmax(_logits(model, tok, chunk, row, col), -1)
+                label = torch.tensor(label, device=log_p.device)
+                said = (log_p.argmax(-1) == label).cpu()
+                log_p = log_p.gather(1, label[:, None])[:, 0].cpu()
+                if not torch.isfinite(log_p).all():
+                    raise ModelError(f"the model gives NaN probabilities: {why_not_finite(model)}")
+                parts.append((members, sizes, log_p, said))
+                done += len(chunk)
     out = [None] * len(pairs)
     for members, sizes, log_p, said in chain.from_iterable(processes.gathered(parts)):
         for i, *found in zip(members, log_p.split(sizes), said.split(sizes), strict=True):

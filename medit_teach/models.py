@@ -300,6 +300,19 @@ def check_finite(view, layers):
             )
 
 
+def why_not_finite(model):
+    """Why a model gives NaN or infinite numbers, and what to do (a sentence for an error)."""
+    broken = next((n for n, p in model.named_parameters() if not torch.isfinite(p).all()), None)
+    if broken:
+        return f"the model has NaN or infinite weights ({broken}); load it again"
+    if model.dtype == torch.float16:
+        return (
+            "float16 overflowed (it holds no number above 65,504); load the model with "
+            "dtype=torch.bfloat16 or torch.float32"
+        )
+    return "the weights are finite, but too large for their type; load it with dtype=torch.float32"
+
+
 def fingerprint(model):
     """Hash of all weights (hex). A tensor is hashed again only when it has changed."""
     total = hashlib.blake2b(digest_size=16)

@@ -7,10 +7,12 @@ when it belongs to other weights.
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,7 +21,8 @@ from . import objective
 from .errors import StatisticsError
 from .facts import encode, pad
 from .hooks import evaluating, watch
-from .models import View, fingerprint
+from .memory import Room
+from .models import View, fingerprint, why_not_finite
 from .processes import ALONE
 
 SAVE_EVERY = 30.0  # seconds between two saves of unfinished work
@@ -100,14 +103,35 @@ class Statistics:
         about = {"tokens": self.tokens, "weights": self.weights, "text": self.text}
         write_whole(folder / "statistics.json", lambda p: Path(p).write_text(json.dumps(about)))
 
-    @classmethod
-    def load(cls, folder, layers=None, one_at_a_time=False):
-        """What `save` wrote; StatisticsError when a file is missing or cannot be read.
+    def push(self, repository, **kwargs):
+        """The same files on the hub, in `repository` ("owner/name", made if there is none).
 
-        one_at_a_time: each C0 is read when it is needed, and not kept: for matrices that do not
-        fit into memory together.
+        kwargs: as of huggingface_hub's create_repo, such as private=True. Needs a hub login.
         """
-        folder = Path(folder)
+        from huggingface_hub import HfApi
+
+        with TemporaryDirectory() as folder:
+            self.save(folder)
+            try:
+                HfApi().create_repo(repository, exist_ok=True, **kwargs)
+                HfApi().upload_folder(repo_id=repository, folder_path=folder)
+            except Exception as error:
+                raise StatisticsError(
+                    f"cannot write to {repository} on the hub ({_line(error)}); "
+                    "statistics.save(folder) keeps the same files here"
+                ) from error
+
+    @classmethod
+    def load(cls, source, layers=None, one_at_a_time=False):
+        """What `save` or `push` wrote; StatisticsError when a file is missing or cannot be read.
+
+        source: a folder, or "owner/name" on the hub. layers: these only (default all).
+        one_at_a_time: each C0 is read when it is needed, and not kept: for matrices that do not
+        fit into memory together. Whether it belongs to a model is seen when it is used (`check`).
+        """
+        folder = Path(source)
+        if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
+            folder = _from_hub(str(source), layers)
         try:
             about = json.loads((folder / "statistics.json").read_text())
             found = {int(p.stem.split("-")[1]): p for p in sorted(folder.glob("C0-*.safetensors"))}
@@ -119,6 +143,25 @@ class Statistics:
             raise StatisticsError(
                 f"cannot read statistics in {folder}: {error}; delete the folder and collect again"
             ) from error
+
+
+def _from_hub(repository, layers):
+    """A local folder with the files of these layers (None: all) of a hub repository."""
+    from huggingface_hub import snapshot_download
+
+    names = ["C0-*.safetensors"] if layers is None else [f"C0-{x}.safetensors" for x in layers]
+    try:
+        return Path(snapshot_download(repository, allow_patterns=["statistics.json", *names]))
+    except Exception as error:
+        raise StatisticsError(
+            f"there is no folder {repository}, and it cannot be loaded from the hub "
+            f"({_line(error)}); collect C0 with second_moment(...)"
+        ) from error
+
+
+def _line(error):
+    """The first line of an error."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 class _Files(Mapping):
@@ -185,6 +228,11 @@ def second_moment(
         folder = (cache_folder() if cache is True else Path(cache)) / name
         if (folder / "statistics.json").is_file():
             result = Statistics.load(folder, layers, one_at_a_time)
+            if (result.weights, result.text) != (weights, text):
+                raise StatisticsError(
+                    f"{folder} holds a C0 of other weights or text ({result.weights[:8]}..., the "
+                    f"model here is {weights[:8]}...); delete the folder and collect again"
+                )
             if not one_at_a_time:
                 result.C0 = {x: C.to(view.parameter(x).device) for x, C in result.C0.items()}
     told = processes.gathered((weights, text, [x for x in layers if x not in result.C0]))
@@ -197,6 +245,8 @@ def second_moment(
         show = progress and processes.main
         sums = _collect(view, tok, batches, group, part, show, keep=processes.count > 1)
         found = {layer: processes.total(S).div_(count).to(dtype) for layer, S in sums.items()}
+        if not all(torch.isfinite(C).all() for C in found.values()):
+            raise StatisticsError(f"the keys are not finite: {why_not_finite(model)}")
         result.C0 = found if one_at_a_time else result.C0 | found
         if folder:
             if processes.main:
@@ -237,16 +287,12 @@ def _collect(view, tok, batches, layers, part, progress, keep=False):
     with _bar(sum(tokens), sum(tokens[:done]), progress) as bar:
         with torch.no_grad(), evaluating(view.model):
             while done < len(batches):
-                batch = pad(batches[done], tok, view.device)
-                with watch(modules, stop=True) as seen:
-                    view.model(**batch, use_cache=False)
-                real = batch["attention_mask"].bool().flatten()
-                for layer in layers:
-                    K = seen[layer].input.flatten(0, -2)
-                    K = K[real.to(K.device)].double()  # (tokens, d_in)
-                    sums[layer] = sums[layer].to(K)
-                    for i in range(0, K.shape[1], ROWS):
-                        sums[layer][i : i + ROWS] += K.T[i : i + ROWS] @ K
+                for keys in _keys(view, tok, batches[done], modules):
+                    for layer in layers:
+                        K = keys.pop(layer).double()  # (tokens, d_in)
+                        sums[layer] = sums[layer].to(K)
+                        for i in range(0, K.shape[1], ROWS):
+                            sums[layer][i : i + ROWS] += K.T[i : i + ROWS] @ K
                 bar(tokens[done])
                 done += 1
                 last = keep and done == len(batches)
@@ -256,6 +302,26 @@ def _collect(view, tok, batches, layers, part, progress, keep=False):
                     write_whole(part, lambda p, state=state: save_file(state, p))
                     saved_at = time.monotonic()
     return sums
+
+
+def _keys(view, tok, rows, modules):
+    """{layer: keys (tokens, d_in)} of rows of token ids: once, or, where memory runs out,
+    several times for fewer rows each."""
+    longest, done = max(map(len, rows)), 0
+    room = Room(len(rows) * longest, "batch_tokens", least=longest)
+    while done < len(rows):
+        keys = None
+        with room:
+            some = rows[done : done + room.size // longest]
+            batch = pad(some, tok, view.device)
+            with watch(modules, stop=True) as seen:
+                view.model(**batch, use_cache=False)
+            real = batch["attention_mask"].bool().flatten()
+            flat = {layer: seen[layer].input.flatten(0, -2) for layer in modules}
+            keys = {layer: K[real.to(K.device)] for layer, K in flat.items()}
+        if keys:
+            done += len(some)
+            yield keys
 
 
 def _partial(folder, layers, batch_tokens, processes):

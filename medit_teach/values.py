@@ -29,7 +29,8 @@ from .errors import HyperError, MeditError
 from .facts import as_facts, encode, last_token, pad, subject_last, with_target
 from .hooks import evaluating, first, watch
 from .keys import at_subject
-from .models import View, fingerprint
+from .memory import Room
+from .models import View, fingerprint, why_not_finite
 from .processes import ALONE
 from .statistics import write_whole
 
@@ -54,27 +55,30 @@ def optimise_values(model, tok, facts, layer, hyper, batch_size=BATCH, progress=
     """Values for `facts` at `layer`. hyper: a medit_teach.hyper.Hyper (its fields name the terms).
 
     batch_size: facts optimised together; each keeps its own early stop and clamp, so the result
-    does not depend on it (beyond rounding). progress: called with the number of facts done.
-    MeditError names the fact whose loss is not finite.
+    does not depend on it (beyond rounding); it is halved if memory runs out (medit_teach.memory).
+    progress: called with the number of facts done.
+    MeditError names the fact whose loss is not finite, and says whether float16 overflowed.
     """
     facts = as_facts(facts)
     site = (hyper.site, layer)
     start = at_subject(model, tok, facts, [site], hyper.contexts, hyper.start_average)[site]
-    parts = []
+    parts, room, done = [], Room(batch_size, "batch_size"), 0
     with evaluating(model):
-        for i in range(0, len(facts), batch_size):
-            chunk = facts[i : i + batch_size]
-            v0 = start[:, i : i + batch_size].T.float()  # (E, d_out)
-            try:
-                parts.append(_optimise(View(model), tok, chunk, layer, v0, hyper))
-            except _NotFinite as error:
-                fact = chunk[error.index]
-                raise MeditError(
-                    f"the loss for {fact.text!r} -> {fact.target_new!r} is not finite; "
-                    "the model has NaN weights, or float16 overflowed: load it in float32"
-                ) from None
-            if progress:
-                progress(len(chunk))
+        while done < len(facts):
+            with room:
+                chunk = facts[done : done + room.size]
+                v0 = start[:, done : done + len(chunk)].T.float()  # (E, d_out)
+                try:
+                    parts.append(_optimise(View(model), tok, chunk, layer, v0, hyper))
+                except _NotFinite as error:
+                    fact = chunk[error.index]
+                    raise MeditError(
+                        f"the loss for {fact.text!r} -> {fact.target_new!r} is not finite: "
+                        f"{why_not_finite(model)}"
+                    ) from None
+                done += len(chunk)
+                if progress:
+                    progress(len(chunk))
     delta = torch.cat([d for d, _ in parts]).T.double()
     return Values(start + delta, start, delta, torch.cat([losses for _, losses in parts]))
 

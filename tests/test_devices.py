@@ -27,7 +27,7 @@ def work(model, tok):
     for method, fields in EDITS:
         with mt.edit(model, tok, FACTS, method, statistics=C0, **fields, **QUICK) as e:
             found += [e.delta(layer).cpu() for layer in e.layers]
-            found += [View(model).weight(layer).cpu().clone() for layer in e.layers]
+            found += [View(model).weight(layer).detach().cpu().clone() for layer in e.layers]
             scores = mt.score(model, tok, FACTS, resamples=1)
             found += [torch.tensor(list(map(float, scores.per_fact["EM"])))]
             found += [torch.tensor(metrics.perplexity(model, tok, TEXTS[:3]))]

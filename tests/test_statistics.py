@@ -66,7 +66,9 @@ def test_cache_computes_only_what_is_missing(case, tmp_path, monkeypatch):
     model, tok = case
     passes = []
     real = statistics._collect
-    monkeypatch.setattr(statistics, "_collect", lambda *a: passes.append(a[3]) or real(*a))
+    monkeypatch.setattr(
+        statistics, "_collect", lambda *a, **k: passes.append(a[3]) or real(*a, **k)
+    )
     call = dict(cache=tmp_path, tokens=500)
     a = mt.second_moment(model, tok, TEXTS, [0, 1], **call)
     b = mt.second_moment(model, tok, TEXTS, [1, 2], **call)
@@ -161,3 +163,74 @@ def test_shrunk_statistics_can_be_solved_where_the_plain_ones_cannot(case):
     with pytest.raises(mt.MeditError, match="singular"):
         flat.soft(1)
     assert flat.shrunk(0.1).soft(1).condition < 1e4
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Stands for the hub: repositories are folders."""
+    import shutil
+
+    class HfApi:
+        def create_repo(self, repository, exist_ok, **kwargs):
+            (tmp_path / "hub" / repository).mkdir(parents=True, exist_ok=exist_ok)
+
+        def upload_folder(self, repo_id, folder_path):
+            shutil.copytree(folder_path, tmp_path / "hub" / repo_id, dirs_exist_ok=True)
+
+    def snapshot_download(repository, allow_patterns):
+        source = tmp_path / "hub" / repository
+        if not source.is_dir():
+            raise ConnectionError("no network")
+        local = tmp_path / "local"
+        shutil.rmtree(local, ignore_errors=True)
+        local.mkdir()
+        for pattern in allow_patterns:
+            for path in source.glob(pattern):
+                shutil.copy(path, local)
+        return str(local)
+
+    monkeypatch.setattr("huggingface_hub.HfApi", HfApi)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+
+
+def test_to_the_hub_and_back(case, hub):
+    model, tok = case
+    found = mt.second_moment(model, tok, TEXTS, [0, 2])
+    found.push("someone/c0", private=True)
+    back = mt.Statistics.load("someone/c0")
+    assert sorted(back.C0) == [0, 2] and torch.equal(back[2], found[2])
+    some = mt.Statistics.load("someone/c0", layers=[2])
+    assert sorted(some.C0) == [2]
+    fact = mt.Fact("The king of {} is", "Rome", "old")
+    with mt.edit(model, tok, fact, "memit", layers=[2], statistics="someone/c0", steps=2) as e:
+        assert e.applied
+    other = tiny_model(model.config.model_type, tok, layers=3, d=16, seed=5)
+    with pytest.raises(StatisticsError, match="collected from a model with other weights"):
+        mt.edit(other, tok, fact, "memit", layers=[2], statistics="someone/c0", steps=2)
+    with pytest.raises(StatisticsError, match=r"no folder someone/else.*hub \(no network\)"):
+        mt.Statistics.load("someone/else")
+
+
+def test_the_hub_refuses(case, hub, monkeypatch):
+    model, tok = case
+    found = mt.second_moment(model, tok, TEXTS, [1])
+
+    def refuse(self, *args, **kwargs):
+        raise PermissionError("401 you are not logged in")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refuse)
+    with pytest.raises(
+        StatisticsError, match=r"cannot write to a/b .*401.*statistics.save\(folder"
+    ):
+        found.push("a/b")
+
+
+def test_a_cache_of_other_weights_is_refused(case, tmp_path):
+    model, tok = case
+    call = dict(cache=tmp_path, tokens=500)
+    mt.second_moment(model, tok, TEXTS, [1], **call)
+    (folder,) = tmp_path.iterdir()
+    other = tiny_model(model.config.model_type, tok, layers=3, d=16, seed=5)
+    folder.rename(folder.with_name(folder.name.replace(fingerprint(model), fingerprint(other))))
+    with pytest.raises(StatisticsError, match="holds a C0 of other weights or text"):
+        mt.second_moment(other, tok, TEXTS, [1], **call)

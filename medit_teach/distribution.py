@@ -41,7 +41,7 @@ class Step:
 
 
 def spread(step):
-    """(target - now) / layers left: MEMIT's rule (MEMIT paper, eq. 20)."""
+    """(target - now) / layers left: MEMIT's rule (MEMIT paper, eq. 20; eq:memit-spread)."""
     return step.missing / step.left
 
 

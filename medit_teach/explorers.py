@@ -33,7 +33,7 @@ def edit_explorer(model, tok, facts, objects=None, methods=("memit",), layers=No
     layers, lams: the same (default: the preset's layers and lam); lam 0 is the exact update,
     inf none at all, and methods without a lam take no notice of it. Besides the tokens: how much of
     the residual the update writes, and its preservation (tr Delta C0 Delta^T) as a share of what
-    the exact update in that layer costs. The rest as in `explorer`. The model is left as it was.
+    writing the same residual exactly costs. The rest as in `explorer`. The model is left as it was.
     """
     facts = {f"{fact.text} …": fact for fact in as_facts(facts)}
     preset = hyper("memit", model, layers=layers)
@@ -49,7 +49,7 @@ def edit_explorer(model, tok, facts, objects=None, methods=("memit",), layers=No
 
     @cache
     def update(fact, method, layer, lam):
-        """(share of the residual written, preservation, top tokens) of one edit."""
+        """(share of the residual written, preservation as a share of the exact price, tokens)."""
         if lam == inf:
             return 0.0, 0.0, before(fact)
         more = {} if lam is None else {"lam": lam}
@@ -58,20 +58,21 @@ def edit_explorer(model, tok, facts, objects=None, methods=("memit",), layers=No
         found = targets([fact], h)
         with edit(model, tok, fact, h, statistics=statistics, targets=found) as made:
             said = ask(fact)
-        price = float(objective.preservation(made.delta(layer), statistics[layer]))
-        return 1 - made.diagnostics[layer]["unwritten"], price, said
+        residual, key = made.layers[layer][0], made.keys[layer]
+        exact = objective.rome(residual, key, statistics.soft(layer)).delta
+        prices = [objective.preservation(D, statistics[layer]) for D in (made.delta(layer), exact)]
+        return 1 - made.diagnostics[layer]["unwritten"], float(prices[0] / prices[1]), said
 
     def look(asked, new, method, layer, lam):
         fact = facts[asked] if new == OWN else replace(facts[asked], target_new=new)
         soft = hasattr(hyper(method, model, layers=[layer]), "lam")
         how = ("emmet", None) if soft and lam == 0 else (method, lam if soft else None)
         written, price, after = update(fact, how[0], layer, how[1])
-        exact = update(fact, "emmet", layer, None)[1]
         at = f", λ = {words(lam)}" if soft else ""
         sentence = (
             f"{fact.subject}: {fact.target_true} becomes {fact.target_new}. {method.upper()}, "
             f"layer {layer}{at}: {written:.0%} of the residual is written, at "
-            f"{price / exact:.0%} of the exact update's price."
+            f"{price:.0%} of the exact update's price."
         )
         panels = {
             f"{title}: {prompt} …": _tokens(*both, fact, title == NEIGHBOUR)
@@ -80,7 +81,7 @@ def edit_explorer(model, tok, facts, objects=None, methods=("memit",), layers=No
             )
         }
         panels["the update"] = [
-            ("written", None, 100 * written, "left"), ("price", None, 100 * price / exact, "kept")
+            ("written", None, 100 * written, "left"), ("price", None, 100 * price, "kept")
         ]  # fmt: skip
         return sentence, panels
 

@@ -173,11 +173,12 @@ STYLE = """<style>
 .medit-explorer input { width: 12em; }
 .medit-explorer output { display: inline-block; min-width: 3.5em; font-weight: 600; }
 .medit-panels { display: grid; gap: 0.4em 1.6em;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 15em), 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 19em), 1fr)); }
 .medit-panels p { margin: 0.6em 0 0.2em; line-height: 1.35; }
 .medit-panels ul { list-style: none; margin: 0; padding: 0; }
-.medit-panels li { display: grid; grid-template-columns: 6.5em 1fr 6.5em; gap: 0.6em;
+.medit-panels li { display: grid; grid-template-columns: 6em 1fr 6.2em; gap: 0.6em;
   align-items: center; margin: 0; line-height: 1.6; }
+.medit-panels b { font-weight: 500; }
 .medit-panels i { height: 1em; border-left: 1px solid;
   background: linear-gradient(var(--c), var(--c)) 0 0 / calc(1% * var(--z)) 60% no-repeat,
     linear-gradient(gray, gray) 0 100% / calc(1% * var(--a)) 25% no-repeat; }

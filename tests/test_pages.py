@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
+import address
 import browser
 
 HTML = browser.HTML
@@ -78,6 +79,48 @@ def test_pictures_have_a_text(path):
     for tag in re.findall(r"<img\b[^>]*>", path.read_text(encoding="utf-8")):
         alt = re.search(r'\balt="([^"]+)"', tag)
         assert alt and not re.search(r"\.(png|svg|jpe?g|gif)$", alt[1]), tag
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_a_reader_finds_his_tools(path):
+    """Suggest an edit on every page; a notebook opens in Colab and can be downloaded."""
+    if path.parent == HTML:  # search and index are no pages of the book
+        return
+    text, name = path.read_text(encoding="utf-8"), _name(path).removesuffix(".html")
+    source = next(p for p in (ROOT / f"{name}.ipynb", ROOT / f"{name}.md") if p.exists())
+    where = source.relative_to(ROOT).as_posix()
+    here = address.read()
+    assert f"{here.repository}/edit/{here.branch}/{where}" in text
+    assert f'href="../{"../" * (name.count("/") - 1)}_sources/{where}"' in text
+    if source.suffix == ".ipynb":
+        assert here.colab(where) in text
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_a_page_says_how_long_it_takes_to_read(path):
+    if path.parent == HTML or path.name == "index.html":
+        return
+    text = path.read_text(encoding="utf-8")
+    assert ("<strong>Time</strong>" in text) != ('class="mt-reading"' in text)
+    assert re.search(r"\d+ minutes?\b", text)
+
+
+def test_terms_lead_to_the_glossary_once_a_page():
+    for name in ("00-start", "07-rome", "15-map", "solutions/08-memit"):
+        text = (HTML / "book" / f"{name}.html").read_text(encoding="utf-8")
+        linked = re.findall(r'href="[./]*glossary\.html#term-([\w-]+)"', text)
+        assert linked and len(linked) == len(set(linked)), name
+
+
+def test_docstrings_lead_to_the_equations_of_the_book():
+    text = (HTML / "book" / "api.html").read_text(encoding="utf-8")
+    links = dict(re.findall(r'href="(\d\d-\w+\.html#equation-eq-[a-z-]+)">(Eq\. [\d.]+)<', text))
+    assert len(links) >= 10
+    for link, number in links.items():
+        page, anchor = link.split("#")
+        there = (HTML / "book" / page).read_text(encoding="utf-8")
+        assert f'id="{anchor}"' in there and f"({number.removeprefix('Eq. ')})" in there
+    assert "eq:" not in re.sub(r"<[^>]*>", "", text)
 
 
 def test_no_heavy_script_lands_in_every_page():

@@ -1,12 +1,14 @@
 """Show docstrings as they stand in the source: plain paragraphs, and indented lines kept aligned.
 
 The docstrings are written to be read in the editor, not as markup, so `*` and `_` mean themselves.
+Only `eq:name` is more than text: a link to that equation of the book, under its number.
 """
 
 import re
 from itertools import groupby
 
 SPECIAL = re.compile(r"([\\*`|_<>])")
+EQUATION = re.compile(r"\beq:[a-z0-9-]+")
 
 
 def _markup(lines):
@@ -19,7 +21,8 @@ def _markup(lines):
             yield ""
         else:
             for line in block:
-                yield SPECIAL.sub(r"\\\1", line.replace("`", ""))
+                line = SPECIAL.sub(r"\\\1", line.replace("`", ""))
+                yield EQUATION.sub(r":eq:`\g<0>`", line)
 
 
 def _plain(app, what, name, obj, options, lines):

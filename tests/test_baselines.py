@@ -49,6 +49,38 @@ def nll_by_hand(model, tok, text, target):
     return -sum(log_p[i - 1, ids[i]] for i in range(start, len(ids))) / (len(ids) - start)
 
 
+# ------------------------------------------------------------------ all of them
+
+
+@pytest.mark.parametrize("name", ["FT", "FT-L", "FT-W", "prompt", "ike", "grace", "mend"])
+def test_after_undo_weights_answers_and_hooks_are_those_of_before(case, editor, name):
+    """Every method changes what is said, and its undo gives all of it back to the bit."""
+    model, tok = case
+    method, fields = {
+        "FT": ("ft", dict(layers=[1], steps=5, lr=0.01)),
+        "FT-L": ("ft", dict(layers=[1], steps=5, lr=0.01, eps=0.005)),
+        "FT-W": ("ft", dict(layers=[1], steps=5, lr=0.01, weight_decay=0.1)),
+        "ike": ("ike", dict(examples=OTHERS, shots=1)),
+        "grace": ("grace", dict(layers=[1], steps=10)),
+        "mend": ("mend", dict(editor=str(editor))),
+    }.get(name, (name, {}))
+    texts, new = [f.text for f in FACTS], [f.target_new for f in FACTS]
+
+    def look():
+        said = torch.cat(metrics.target_logprobs(model, tok, texts, new)[0])
+        hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+        return said, hooks, metrics.generate(model, tok, texts, n_tokens=6)
+
+    said, hooks, written = look()
+    before = matrices(model)
+    with mt.edit(model, tok, FACTS, method, **fields):
+        assert not torch.equal(look()[0], said)
+        assert same(model, before) == (name in ("prompt", "ike", "grace"))
+    now = look()
+    assert torch.equal(now[0], said) and now[1:] == (hooks, written)
+    assert same(model, before) and mt.edits_of(model) == []
+
+
 # ------------------------------------------------------------------ fine-tuning with decay
 
 

@@ -12,6 +12,7 @@ threads: wall-clock seconds.
 
 import argparse
 import json
+import math
 import platform
 import resource
 import time
@@ -91,11 +92,11 @@ class Bench:
         facts = self.facts[:many]
         each = [self.clock(lambda f=f: plain.value(self.model, self.tok, f, layer, self.h))
                 for f in facts]  # fmt: skip
-        slow = [s for s, _ in each]
+        slow = self.one_by_one = [s for s, _ in each]
         fast, found = self.clock(
             lambda: values.optimise_values(self.model, self.tok, facts, layer, self.h)
         )
-        plain_targets = torch.stack([target for _, (target, _) in each], 1)
+        plain_targets = self.targets = torch.stack([target for _, (target, _) in each], 1)
         return self.row(
             "values", f"{many} edits, 20 steps, 7 sequences", sum(slow), fast,
             relative(found.target, plain_targets),
@@ -161,14 +162,23 @@ class Bench:
         )  # fmt: skip
 
     def memit(self):
-        """A whole batch; the textbook path at two sizes: their difference is the cost of more."""
+        """A whole batch; the textbook path at two sizes: their difference is the cost of more.
+
+        Its v* are those of the row `values`, with the seconds that they took there.
+        """
         (few, many), total = self.sizes["edits"], self.sizes["batch"]
         weights = {x: View(self.model).parameter(x).detach().clone() for x in self.layers}
 
         def textbook(n):
             try:
                 return plain.memit(
-                    self.model, self.tok, self.facts[:n], self.layers, self.C0, self.h
+                    self.model,
+                    self.tok,
+                    self.facts[:n],
+                    self.layers,
+                    self.C0,
+                    self.h,
+                    targets=self.targets[:, :n],
                 )
             finally:
                 with torch.no_grad():
@@ -179,8 +189,9 @@ class Bench:
             with mt.edit(self.model, self.tok, self.facts[:n], self.h, statistics=self.C0) as e:
                 return {layer: e.delta(layer) for layer in self.layers}
 
-        slow_few = self.clock(lambda: textbook(few))[0]
+        slow_few = self.clock(lambda: textbook(few))[0] + sum(self.one_by_one[:few])
         slow_many, theirs = self.clock(lambda: textbook(many))
+        slow_many += sum(self.one_by_one)
         each = (slow_many - slow_few) / (many - few)
         same = library(many)
         self.C0._factors.clear()
@@ -192,9 +203,55 @@ class Bench:
             plain_each=each, linear=slow_many / many / (slow_few / few),
         )  # fmt: skip
 
+    def growth(self):
+        """How the library's seconds grow: {what: {"at": numbers, "seconds": ..., "power": ...}}.
 
-FULL = dict(edits=(4, 8), keys=64, texts=24, E=64, records=(50, 100), scored=1000, batch=256)
-FEW = dict(edits=(2, 3), keys=6, texts=60, E=16, records=(3, 6), scored=12, batch=8)
+        power: the slope between logarithms, 1 for proportional.
+        """
+        layer, facts, few = self.layers[-1], self.facts, self.sizes["grow"]
+        texts = self.texts[: self.sizes["texts"] // 2 + 1]
+        tokens = sum(len(self.tok(t)["input_ids"]) for t in texts)
+        g = torch.Generator().manual_seed(0)
+        factors = {}
+
+        def update(d, E):
+            if d not in factors:
+                X = torch.randn(d, 2 * d, dtype=torch.float64, generator=g)
+                factors[d] = X @ X.T / (2 * d)
+            R, K = (torch.randn(n, E, dtype=torch.float64, generator=g) for n in (64, d))
+            return lambda: objective.memit(R, K, factors[d], 1.0).delta
+
+        d = View(self.model).weight(0).shape[1]
+        runs = {
+            "v* against edits": {E: lambda E=E: values.optimise_values(
+                self.model, self.tok, facts[:E], layer, self.h) for E in few},
+            "keys against edits": {E: lambda E=E: mt.keys.keys(
+                self.model, self.tok, facts[:E], layer, CONTEXTS, "half") for E in (16, 32, 64)},
+            "C0 against layers": {n: lambda n=n: mt.second_moment(
+                self.model, self.tok, texts, self.layers[-n:], tokens=tokens) for n in (1, 3, 5)},
+            "update against d_in": {x: update(x, 64) for x in (d // 4, d // 2, d)},
+            "update against edits": {E: update(d, E) for E in (16, 64, 256)},
+        }  # fmt: skip
+        found = {}
+        for what, of in runs.items():
+            seconds = [self.clock(run)[0] for run in of.values()]
+            at = list(of)
+            power = (math.log(seconds[-1]) - math.log(seconds[0])) / math.log(at[-1] / at[0])
+            found[what] = {"at": at, "seconds": seconds, "power": power}
+        return found
+
+
+FULL = dict(
+    grow=(4, 8, 16),
+    edits=(4, 8),
+    keys=64,
+    texts=24,
+    E=64,
+    records=(50, 100),
+    scored=1000,
+    batch=256,
+)
+FEW = dict(grow=(1, 2), edits=(2, 3), keys=6, texts=60, E=16, records=(3, 6), scored=12, batch=8)
 ROWS = ("values", "keys", "statistics", "update", "scores", "memit")
 
 
@@ -214,7 +271,7 @@ def main(argv=None):
     texts = World().texts(sizes["texts"] * (1 if args.small else 12), seed=1)
     texts = ["\n".join(texts[i :: sizes["texts"]]) for i in range(sizes["texts"])]
     before, rows = torch.get_num_threads(), []
-    needed = {*args.rows, *(["statistics"] if "memit" in args.rows else [])}
+    needed = {*args.rows, *(["values", "statistics"] if "memit" in args.rows else [])}
     wanted = [row for row in ROWS if row in needed]
     print(f"{'step':11}{'threads':>8}{'plain s':>10}{'library s':>11}{'ratio':>8}{'goal':>7}  what")
     try:
@@ -229,12 +286,19 @@ def main(argv=None):
                       f"{row['ratio']:8.1f}{row['goal']:7}  {row['what']}; "
                       f"differs by {row['difference']:.0e}", flush=True)  # fmt: skip
             print(f"a step of the plain v*: {step:.2f} x a plain forward and backward")
+        torch.set_num_threads(args.threads[0])
+        grows = Bench(model, tok, facts, texts, sizes, args.threads[0]).growth()
+        for what, found in grows.items():
+            took = ", ".join(
+                f"{x}: {s:.2f} s" for x, s in zip(found["at"], found["seconds"], strict=True)
+            )
+            print(f"{what}: power {found['power']:.2f} ({took})")
     finally:
         torch.set_num_threads(before)
     record = {
         "command": " ".join(["python -m benchmarks", *(argv or [])]),
         "shape": SMALL if args.small else GPT2_SMALL, "sizes": sizes, "rows": rows,
-        "step_of_plain": step,
+        "step_of_plain": step, "growth": grows,
         "peak_memory_GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "machine": {"cpu": platform.processor() or platform.machine(), "threads": args.threads,
                     "torch": torch.__version__, "python": platform.python_version(),

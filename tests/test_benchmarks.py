@@ -66,6 +66,8 @@ def test_the_table_on_a_small_shape(tmp_path, capsys):
     rows = {row["step"]: row for row in record["rows"]}
     assert set(rows) == {"values", "keys", "statistics", "update", "scores", "memit"}
     assert all(row["ratio"] > 0 and row["difference"] < 1e-4 for row in rows.values())
+    assert {"C0 against layers", "v* against edits"} < set(record["growth"])
+    assert all(len(x["seconds"]) == len(x["at"]) for x in record["growth"].values())
     assert record["step_of_plain"] > 0 and record["machine"]["threads"] == [1]
     assert "values" in capsys.readouterr().out
 

@@ -126,6 +126,20 @@ def test_padding_side_and_kind_of_attention_do_not_matter(case):
     assert torch.allclose(both[0], one_by_one, atol=1e-5)
 
 
+def test_what_contexts_begin_with_is_read_once_and_changes_nothing(case, monkeypatch):
+    model, tok, _ = case
+    wanted = [("key", 1), ("block", 0)]
+    contexts = ("", "It was late and the rain fell. ")
+    apart = keys.at_subject(model, tok, FACTS, wanted, contexts)
+    monkeypatch.setattr(keys, "SHARED_BY", 2)
+    shared, real = [], keys._shared
+    monkeypatch.setattr(keys, "_shared", lambda *a: shared.append(real(*a)) or shared[-1])
+    together = keys.at_subject(model, tok, FACTS, wanted, contexts)
+    assert shared[1][0] >= 3 and len(shared[1][1]) == 2  # tokens; layers up to the one asked for
+    for name in wanted:
+        assert torch.allclose(apart[name], together[name], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["state", "mlp", "attention"])
 def test_tracing_and_cells(case, kind):
     model, tok, _ = case

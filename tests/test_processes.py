@@ -118,7 +118,7 @@ class Together:
             sys.stderr.flush()
             os._exit(code)
 
-    def ended(self, *which, seconds=30):
+    def ended(self, *which, seconds=120):
         """The exit codes of these (default: all), which end within `seconds` or fail the test."""
         codes, until = {}, time.monotonic() + seconds
         which = which or range(len(self.pids))
@@ -266,9 +266,9 @@ def test_a_killed_process_ends_the_statistics_and_shares_are_kept(root, tmp_path
             C0.save(tmp_path / f"c0-{i}")
         calls.with_suffix(f".{i}").write_text(str(len(seen)))
 
-    began = time.monotonic()
     killed = Together(tmp_path, lambda i: work(i, kill=True))
-    assert killed.ended() == [99, -signal.SIGKILL] and time.monotonic() - began < 20
+    assert killed.ended(1) == [-signal.SIGKILL]
+    assert killed.ended(0, seconds=20) == [99]
     assert LOST in killed.err(0) and "MeditError" in killed.err(0)
     (kept,) = tmp_path.rglob("partial*")
     assert Together(tmp_path, lambda i: work(i, kill=False)).ended() == [0, 0]
@@ -290,7 +290,6 @@ def test_a_killed_process_ends_the_edit_and_targets_are_kept(root, tmp_path, cap
 
         def optimise(model, tok, facts, *rest, **more):
             if kill and i == 1:
-                time.sleep(1)  # the other one finishes
                 os.kill(os.getpid(), signal.SIGKILL)
             with open(seen, "a") as file:
                 print(i, len(facts), file=file)
@@ -319,7 +318,7 @@ def test_a_process_that_does_not_answer_ends_the_run_in_time(root, tmp_path, mon
 
     run = Together(tmp_path, work)
     try:
-        assert run.ended(0, seconds=20) == [99]
+        assert run.ended(0, seconds=60) == [99]
         assert LOST in run.err(0) and "0.04 minutes" in run.err(0)
     finally:
         os.kill(run.pids[1], signal.SIGKILL)

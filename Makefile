@@ -1,5 +1,5 @@
 # make book        set up, make one edit and show it, build the book
-# make test        set up, run the tests and check every notebook
+# make test        set up, build the book if it is not, run the tests, check notebooks and pages
 # make notebooks   run the notebooks again and store their outputs
 # make records     compute the labs' records again and compare them (at most an hour on two cores)
 # make bench       time the library against the textbook path (10 to 30 minutes)
@@ -18,6 +18,7 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BUILT := _build/html/index.html
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tools/nbval_sanitize.cfg
 
 # The same numbers on every machine, and no look at the network.
@@ -28,7 +29,7 @@ export HF_DATASETS_OFFLINE ?= 1
 export HF_HUB_DISABLE_PROGRESS_BARS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: bench book test html pages notebooks records lint setup clean distclean
+.PHONY: bench book checkers test html pages notebooks records lint setup clean distclean
 .DEFAULT_GOAL := book
 
 setup: $(READY)
@@ -51,16 +52,25 @@ book: $(READY)
 	@$(MAKE) --no-print-directory html
 	@echo; echo "The book: $(CURDIR)/_build/html/index.html"
 
+$(BUILT): $(READY) _config.yml _toc.yml $(shell find book -type f -not -path '*/.*')
+	@$(MAKE) --no-print-directory html
+
 html: $(READY)
 	@rm -rf _build/html
 	@$(BIN)/jupyter-book build . --all -W -n --keep-going --quiet
 
-test: $(READY)
+test: $(READY) $(BUILT)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(NBVAL) tests book
 
 # What only the built pages can show: scripts, links, nothing from outside.
 pages: $(READY)
 	$(BIN)/python -m pytest tests/test_pages.py tests/test_browser.py
+
+# The accessibility checker, and the widgets that Colab has. Tests that need them skip without.
+checkers: $(READY)
+	-@npm install --silent --no-audit --no-fund --prefix _build/axe axe-core@4
+	-@$(BIN)/python -m pip install -q --no-deps --upgrade --target _build/colab-widgets ipywidgets==7.7.1 \
+	  ipython==7.34.0 ipython_genutils backcall pickleshare decorator
 
 notebooks: $(READY)
 	$(BIN)/python tools/notebooks.py

@@ -1,65 +1,73 @@
 """What editing costs on a GPU, on the shapes of GPT-2 XL and GPT-J with random weights.
 
-    python -m benchmarks.gpu --out benchmarks/gpu.json                  both shapes, all batches
-    python -m benchmarks.gpu --shapes gpt2-xl --cap 15 --out t4.json    no more than 15 GiB
-    python -m benchmarks.gpu --small --device cpu                       tries the script
+    python -m benchmarks.gpu --out gpu.json                        both shapes, all batches
+    python -m benchmarks.gpu --cap 15 --one-at-a-time --out t4.json    what fits a T4
+    python -m benchmarks.gpu --small --device cpu                  tries the script
 
-For each shape: seconds and GiB per edit for batches of 1, 16, 256 and 1,024, split into targets
-(v*) and the rest; C0 per million tokens; what 10,000 edits would take at the largest batch's pace;
-the largest difference of one edit's Delta between GPU and CPU. The record is written after every
+For each shape: the weights are written to the disk in shards and loaded back onto the device
+(seconds, and the most memory the machine itself needed); C0 per million tokens; seconds and GiB per
+edit for batches of 1, 16, 256 and 1,024, split into targets (v*) and the update; what 10,000 edits
+would take, by the straight line through the two largest batches; how far the edit on the GPU is
+from the edit on the CPU, with the same targets and with targets of its own.
+The bill of medit_teach.budget stands beside what was measured. The record is written after every
 measurement, and a later call with the same --out goes on where it stopped.
 """
 
 import argparse
 import json
+import os
 import platform
-import resource
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
 import torch
 
 import medit_teach as mt
+from medit_teach import budget
+from medit_teach.acceptance import versions
 from medit_teach.hyper import MEMIT
+from medit_teach.memory import ran_out
 from medit_teach.models import View
 from medit_teach.values import optimise_values
 from medit_teach.world import World
 
-SHAPES = {  # (class, its configuration, layers to edit, weights' type)
-    "gpt2-xl": ("gpt2", dict(n_layer=48, n_embd=1600, n_head=25, vocab_size=50257),
-                range(13, 18), torch.float32),
-    "gpt-j-6b": ("gptj", dict(n_layer=28, n_embd=4096, n_head=16, rotary_dim=64,
-                              vocab_size=50400, tie_word_embeddings=False),
-                 range(3, 9), torch.float16),
-}  # fmt: skip
+SHAPES = {  # (configuration, layers to edit, weights' type)
+    "gpt2-xl": (budget.SHAPES["gpt2-xl"], range(13, 18), torch.float32),
+    "gpt-j-6b": (budget.SHAPES["gpt-j-6b"], range(3, 9), torch.float16),
+}
+_TINY = dict(n_layer=4, n_embd=32, n_head=2, n_positions=1024, vocab_size=2000)
 SMALL = {
-    "gpt2-small-test": ("gpt2", dict(n_layer=4, n_embd=32, n_head=2, vocab_size=2000),
-                        range(1, 3), torch.float32),
-    "gptj-small-test": ("gptj", dict(n_layer=4, n_embd=32, n_head=2, rotary_dim=8,
-                                     vocab_size=2000, tie_word_embeddings=False),
-                        range(1, 3), torch.float32),
+    "gpt2-small-test": (dict(model_type="gpt2", **_TINY), range(1, 3), torch.float32),
+    "gptj-small-test": (
+        dict(model_type="gptj", rotary_dim=8, tie_word_embeddings=False, **_TINY),
+        range(1, 3), torch.float32,
+    ),
 }  # fmt: skip
 BATCHES = (1, 16, 256, 1024)
+MANY = 10_000
 GIB = 2**30
 
 
-def shape(kind, config, dtype, device, seed=0):
+def shape(config, dtype, device, seed=0):
     """A model of this shape with random weights, made on the device: no copy in host RAM."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(kind, bos_token_id=0, eos_token_id=0, n_positions=1024, **config)
-    before = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(dtype)
-        with torch.device(device):
-            return AutoModelForCausalLM.from_config(config).eval()
-    finally:
-        torch.set_default_dtype(before)
+    config = AutoConfig.for_model(**config, bos_token_id=0, eos_token_id=0)
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 
 
 class Meter:
-    """seconds and peak GiB of a block: with Meter(device) as m: ...; m.seconds, m.gib."""
+    """seconds and peak GiB of a block, on the GPU and in the machine's own memory.
+
+    with Meter(device) as m: ...; m.seconds, m.gib (None on a CPU), m.host (None where the system
+    does not tell).
+    """
 
     def __init__(self, device):
         self.cuda = torch.device(device).type == "cuda"
@@ -68,6 +76,7 @@ class Meter:
         if self.cuda:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
+        reset_host_peak()
         self.start = time.perf_counter()
         return self
 
@@ -76,96 +85,228 @@ class Meter:
             torch.cuda.synchronize()
         self.seconds = time.perf_counter() - self.start
         self.gib = torch.cuda.max_memory_allocated() / GIB if self.cuda else None
+        self.host = host_peak()
+
+
+def reset_host_peak():
+    """From now on host_peak() counts anew (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def host_peak():
+    """Most GiB of the machine's own memory that this process held; None if that is not told."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("VmHWM")]
+    return int(found[0]) / 2**20 if found else None
+
+
+def load(spec, tok, args):
+    """The model, written to the disk in shards and read back; what the reading took."""
+    config, _, dtype = spec
+    folder = Path(tempfile.mkdtemp(dir=args.scratch))
+    try:
+        model = shape(config, dtype, args.device)
+        model.save_pretrained(folder, max_shard_size="50KB" if args.small else "1GB")
+        tok.save_pretrained(folder)
+        del model
+        if torch.device(args.device).type == "cuda":
+            torch.cuda.empty_cache()
+        shards = len(list(folder.glob("*.safetensors")))
+        with Meter(args.device) as m:
+            model, _ = mt.load(str(folder), dtype=dtype, device=args.device)
+    finally:
+        shutil.rmtree(folder)
+    return model, {"shards": shards, "seconds": m.seconds, "GiB": m.gib, "host peak GiB": m.host}
 
 
 def measure(name, spec, args, record, keep):
     """Fill record (dict) for one shape; entries that are there already are not measured again."""
-    kind, config, layers, dtype = spec
-    model = shape(kind, config, dtype, args.device)
+    _, layers, dtype = spec
     tok, layers = mt.load("tiny-gptj")[1], list(layers)
+    model, loading = load(spec, tok, args)
+    record.setdefault("loading", loading)
     facts = mt.facts("world", n=max(args.batches), seed=0)
     h = MEMIT(layers=layers, steps=20, lr=0.01, early_stop=0.0, lam=15000.0)
+    lengths = budget.lengths(tok, facts[: record["chunk"]], h)
     record.setdefault("parameters", sum(p.numel() for p in model.parameters()))
-    record.setdefault("dtype", str(dtype).removeprefix("torch."))
-    d_in = View(model).weight(layers[0]).shape[1]
-    tokens = args.tokens or 3 * d_in
+    record |= {"dtype": str(dtype).removeprefix("torch."),
+               "rows of a fact": lengths.rows, "tokens of a row": lengths.before + lengths.after,
+               "steps": h.steps, "layers": layers, "one at a time": args.one_at_a_time}  # fmt: skip
+    tokens = args.tokens or 3 * View(model).weight(layers[0]).shape[1]
+    texts = World().texts(tokens // 8, seed=1)
+    cache = args.cache or tempfile.mkdtemp(dir=args.scratch)
     with Meter(args.device) as m:
         statistics = mt.second_moment(
-            model, tok, World().texts(tokens // 8, seed=1), layers, tokens, cache=args.cache
+            model, tok, texts, layers, tokens, cache=cache, one_at_a_time=args.one_at_a_time
         )
     if "C0" not in record:
         record["C0"] = {"tokens": statistics.tokens, "layers": len(layers), "seconds": m.seconds,
                         "seconds per million tokens": m.seconds / statistics.tokens * 1e6,
-                        "GiB": m.gib}  # fmt: skip
+                        "GiB": m.gib, "host peak GiB": m.host}  # fmt: skip
         keep()
     for n in args.batches:
         if str(n) in record.setdefault("batches", {}):
             continue
+        bill = budget.memory(model, h, chunk=min(n, record["chunk"]), n=n, lengths=lengths,
+                             one_at_a_time=args.one_at_a_time)  # fmt: skip
         try:
             with Meter(args.device) as m:
-                found = optimise_values(model, tok, facts[:n], layers[-1], h, args.chunk)
+                found = optimise_values(model, tok, facts[:n], layers[-1], h, record["chunk"])
             with Meter(args.device) as rest:
                 mt.edit(model, tok, facts[:n], h, statistics=statistics, targets=found).undo()
             total = m.seconds + rest.seconds
             record["batches"][str(n)] = {
                 "seconds": total, "seconds per edit": total / n, "seconds of targets": m.seconds,
-                "GiB": max(m.gib or 0, rest.gib or 0),
+                "GiB": max(m.gib or 0, rest.gib or 0), "GiB of targets": m.gib,
+                "host peak GiB": max(m.host or 0, rest.host or 0),
+                "GiB by the bill": bill.peak / GIB, "host GiB by the bill": bill.host / GIB,
             }  # fmt: skip
-        except torch.cuda.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, mt.MeditError) as error:
+            if not ran_out(error.__cause__ or error):
+                raise
             record["batches"][str(n)] = {"out of memory": str(error).split(".")[0]}
             torch.cuda.empty_cache()
         keep()
         print(name, n, record["batches"][str(n)], flush=True)
-    best = [x for x in record["batches"].values() if "seconds per edit" in x]
-    if best:
-        record["minutes for 10,000 edits"] = best[-1]["seconds per edit"] * 10_000 / 60
-    record["host peak GiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    if torch.device(args.device).type == "cuda" and "GPU against CPU" not in record:
-        with mt.edit(model, tok, facts[:1], h, statistics=statistics) as e:
-            there = {layer: e.delta(layer).cpu() for layer in layers}
-        model.to("cpu", torch.float32)
-        with mt.edit(model, tok, facts[:1], h, statistics=statistics) as e:
-            record["GPU against CPU"] = max(
-                float((e.delta(x) - there[x]).norm() / e.delta(x).norm()) for x in layers
-            )
+    record["minutes for 10,000 edits"] = minutes(record["batches"], MANY)
+    peaks = [record["loading"], record["C0"], *record["batches"].values()]
+    record["host peak GiB"] = max(x.get("host peak GiB") or 0 for x in peaks)
     keep()
+    if torch.device(args.device).type == "cuda" and not args.no_cpu:
+        record.setdefault("GPU against CPU", agreement(model, tok, facts, h, statistics))
+        keep()
+
+
+def minutes(batches, n):
+    """For n edits, by the straight line through the two largest batches that fit; None without."""
+    fit = sorted((int(k), x["seconds"]) for k, x in batches.items() if "seconds" in x)
+    if not fit:
+        return None
+    (n1, t1), (n2, t2) = ([(0, 0.0), *fit])[-2:]
+    return (t2 + (t2 - t1) / (n2 - n1) * (n - n2)) / 60
+
+
+def agreement(model, tok, facts, h, statistics, n=4):
+    """Largest relative difference of Delta over the layers: made on the GPU, and on the CPU in
+    float32 from the same weights. "same targets": both get the GPU's; "own": each searches."""
+    found = {"GPU": optimise_values(model, tok, facts[:n], h.layers[-1], h)}
+
+    def deltas_with(C0, targets):
+        with mt.edit(model, tok, facts[:n], h, statistics=C0, targets=targets) as e:
+            return [e.delta(layer).cpu() for layer in h.layers]
+
+    there = deltas_with(statistics, found["GPU"])
+    model.to("cpu", torch.float32)
+    host = statistics  # its C0 may be on the disk, for the CPU already
+    if statistics.device(h.layers[0]).type != "cpu":
+        C0 = {layer: statistics[layer].cpu() for layer in h.layers}
+        host = mt.Statistics(C0, statistics.tokens, statistics.weights, statistics.text)
+    host.weights = mt.models.fingerprint(model)
+    found["CPU"] = optimise_values(model, tok, facts[:n], h.layers[-1], h)
+    given = found["GPU"].target.cpu()
+    deltas = {"same targets": deltas_with(host, given), "own": deltas_with(host, found["CPU"])}
+    worst = lambda here: max(  # noqa: E731
+        float((a - b).norm() / b.norm()) for a, b in zip(there, here, strict=True)
+    )
+    return {"facts": n, **{name: worst(here) for name, here in deltas.items()}}
+
+
+def about(args):
+    """Where and how: what a reader needs to judge the numbers."""
+    root = Path(__file__).resolve().parent.parent
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    cuda = torch.device(args.device).type == "cuda"
+    command = " ".join(["python -m benchmarks.gpu", *args.asked])
+    found = {"command": command, "commit": commit or None,
+             "date": time.strftime("%Y-%m-%d", time.gmtime()), "versions": versions(),
+             "cap GiB": args.cap, "weights": "random, seed 0",
+             "host": {"processor": platform.processor() or platform.machine(),
+                      "cores": os.cpu_count()}}  # fmt: skip
+    if cuda:
+        card = torch.cuda.get_device_properties(args.device)
+        found["device"] = {"name": card.name, "GiB": card.total_memory / GIB,
+                           "cuda": torch.version.cuda}  # fmt: skip
+        found["TF32"] = torch.backends.cuda.matmul.allow_tf32
+    else:
+        found["device"] = {"name": platform.machine()}
+    return found
 
 
 def main(argv=None):
-    about = __doc__.split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=about)
+    told = __doc__.split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=told)
     parser.add_argument("--shapes", nargs="*", help="which (default: all)")
     parser.add_argument("--small", action="store_true", help="tiny shapes, to try the script")
     parser.add_argument("--batches", nargs="*", type=int, default=list(BATCHES))
-    parser.add_argument("--chunk", type=int, default=64, help="facts optimised together")
+    parser.add_argument(
+        "--chunk", type=int, help="facts optimised together (what fits, at most 64)"
+    )
     parser.add_argument("--tokens", type=int, help="for C0 (3 x the key dimension)")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--cap", type=float, help="allow at most so many GiB of GPU memory")
+    parser.add_argument("--one-at-a-time", action="store_true",
+                        help="one C0 at a time, from the disk, solved on the CPU")  # fmt: skip
+    parser.add_argument("--no-cpu", action="store_true", help="no comparison with the CPU's edit")
     parser.add_argument("--cache", help="folder for C0")
+    parser.add_argument("--scratch", help="folder for the weights' shards (the system's)")
     parser.add_argument("--out", help="the record, as JSON")
     args = parser.parse_args(argv)
+    args.asked = sys.argv[1:] if argv is None else argv
     cuda = torch.device(args.device).type == "cuda"
     if cuda and not torch.cuda.is_available():
         parser.error("there is no GPU here; --small --device cpu tries the script")
-    if args.cap and cuda:
-        whole = torch.cuda.get_device_properties(args.device).total_memory / GIB
-        torch.cuda.set_per_process_memory_fraction(min(1.0, args.cap / whole))
     known = SMALL if args.small else SHAPES
+    for name in args.shapes or ():
+        if name not in known:
+            parser.error(f"unknown shape {name!r}; choose from {', '.join(known)}")
     out = Path(args.out) if args.out else None
     record = json.loads(out.read_text()) if out and out.is_file() else {}
-    record |= {"device": torch.cuda.get_device_name() if cuda else platform.machine(),
-               "cap GiB": args.cap, "torch": torch.__version__}  # fmt: skip
 
     def keep():
         if out:
             out.write_text(json.dumps(record, indent=1) + "\n")
 
+    limit = args.cap
+    if cuda:
+        whole = torch.cuda.get_device_properties(args.device).total_memory / GIB
+        limit = min(args.cap or whole, whole)
+        torch.cuda.set_per_process_memory_fraction(limit / whole)
+    record |= {**about(args), "shapes": record.get("shapes", {})}
     for name in args.shapes or known:
-        if name not in known:
-            parser.error(f"unknown shape {name!r}; choose from {', '.join(known)}")
-        measure(name, known[name], args, record.setdefault("shapes", {}).setdefault(name, {}), keep)
+        found = record["shapes"].setdefault(name, {})
+        found["chunk"] = args.chunk or fitting(known[name], args.one_at_a_time, limit)
+        try:
+            measure(name, known[name], args, found, keep)
+        except (torch.OutOfMemoryError, mt.MeditError) as error:  # before any edit
+            if not ran_out(error.__cause__ or error):
+                raise
+            found["out of memory"] = str(error).split(".")[0]
+            keep()
+        if cuda:
+            torch.cuda.empty_cache()
     print(json.dumps(record, indent=1))
     return record
+
+
+def fitting(spec, one_at_a_time, limit):
+    """The largest chunk (a power of two, at most 64) whose bill leaves half a GiB of `limit`."""
+    config, layers, dtype = spec
+    chunk = 64
+    while chunk > 1 and limit:
+        bill = budget.memory(config, MEMIT(layers=list(layers)), dtype, chunk=chunk,
+                             one_at_a_time=one_at_a_time)  # fmt: skip
+        if bill.peak < (limit - 0.5) * GIB:
+            break
+        chunk //= 2
+    return chunk
 
 
 if __name__ == "__main__":

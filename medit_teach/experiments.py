@@ -196,6 +196,25 @@ def scores(state):
     return metrics.score(state.model, state.tok, state.scored, resamples=1).per_fact
 
 
+def untouched(state):
+    """As `scores`, but without neighbours whose own fact of this relation is edited.
+
+    The larger a batch of one relation, the more of its neighbours are edited themselves; that they
+    lost their old object is no damage then. A fact that has no other neighbour has no NS, NM, NA.
+    """
+    edited, facts = {}, []
+    for fact in state.facts:
+        edited.setdefault(fact.relation, set()).add(fact.subject)
+    for fact in state.scored:
+        near = [i for i, prompt in enumerate(fact.neighborhood)
+                if not any(subject in prompt for subject in edited[fact.relation])]  # fmt: skip
+        fields = {"neighborhood": [fact.neighborhood[i] for i in near]}
+        if fact.neighborhood_true:
+            fields["neighborhood_true"] = [fact.neighborhood_true[i] for i in near]
+        facts.append(replace(fact, **{name: tuple(value) for name, value in fields.items()}))
+    return metrics.score(state.model, state.tok, facts, resamples=1).per_fact
+
+
 def perplexity(state):
     """Perplexity of held-out texts (medit_teach.metrics.perplexity)."""
     if state.group >= READ:
@@ -240,7 +259,7 @@ def _gram(state, layer):
     return None if small else float(values[-1] / values[0])
 
 
-MEASURES = {"scores": scores, "perplexity": perplexity, "update": update}
+MEASURES = {"scores": scores, "untouched": untouched, "perplexity": perplexity, "update": update}
 
 
 def _measure(name, own):

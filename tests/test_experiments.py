@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -180,6 +181,30 @@ def test_a_measure_by_module_and_name_and_its_interval(sweep, loaded, tmp_path):
     kept = row["per_fact"]["odd"]
     assert len(kept) == 6 and row["odd"][0] == pytest.approx(np.mean(kept), rel=1e-4)
     assert row["odd"][1:] == pytest.approx(mt.metrics.bootstrap(kept)[1:], rel=1e-4)
+
+
+def test_neighbours_that_are_edited_themselves_do_not_count(loaded, monkeypatch):
+    model, tok, _ = loaded
+    pool = mt.facts("world", "landmark", distinct_subjects=False, model=model)
+    a = next(f for f in pool if len(f.neighborhood) > 2)
+    b = next(f for f in pool if any(f.subject in prompt for prompt in a.neighborhood))
+    true = tuple("abcdefghijklmnop"[: len(a.neighborhood)])
+    seen = []
+
+    def score(model, tok, facts, resamples):
+        seen.append(facts)
+        return type("Scores", (), {"per_fact": {}})
+
+    def neighbours(*edited):
+        experiments.untouched(experiments.State(model, tok, edited, edited[:1], [], 0, None, None))
+        return seen[-1][0]
+
+    monkeypatch.setattr(experiments.metrics, "score", score)
+    assert neighbours(a) == a and neighbours(a, replace(b, relation="W99")) == a
+    left = neighbours(replace(a, neighborhood_true=true), b)
+    at = next(i for i, prompt in enumerate(a.neighborhood) if b.subject in prompt)
+    assert left.neighborhood == a.neighborhood[:at] + a.neighborhood[at + 1 :]
+    assert left.neighborhood_true == true[:at] + true[at + 1 :]
 
 
 def test_a_damaged_line_is_named_kept_aside_and_made_again(sweep, loaded, tmp_path):

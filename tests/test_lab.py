@@ -1,0 +1,326 @@
+"""The page lab: what it computes against the library, and the page under a reader's hands.
+
+Everything runs in a headless Chromium on a bare page with the lab in it, so the built book is not
+needed. The library's values are computed here, beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+
+import medit_teach as mt
+from medit_teach.values import Values
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+import browser
+import lab
+import page_lab
+
+LIMIT = 14e6  # bytes, all files of the lab together
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(browser.chromium() is None, reason="no Chromium (apt install chromium)"),
+]
+
+PAGE = """<!doctype html><html lang="en" data-theme="light"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>lab</title>
+<link rel="stylesheet" href="medit.css"><link rel="stylesheet" href="lab.css">
+<article><div id="lab" class="lab"><p>needs JavaScript</p></div>
+<script src="lab.js"></script></article></html>"""
+
+FACTS = {  # relation: (prompt, subject, new object); the last has several tokens
+    "product": ("{} produces", "Vronuk Tools", "boots"),
+    "trade": ("{} has long been a", "Glula Snogufer", "doctor"),
+    "headquarters": ("{} is based in", "Snilin Labs", "Smifegun"),
+}
+CASES = [("product", 1), ("product", 3), ("trade", 3), ("headquarters", 5)]
+LAMS = [2000, 0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The lab as it stands in the built book, and a bare page around it."""
+    found = lab.assemble(tmp_path_factory.mktemp("lab"))
+    (found / "medit.css").write_text((ROOT / "book" / "_static" / "medit.css").read_text())
+    (found / "page.html").write_text(PAGE, encoding="utf-8")
+    return found
+
+
+@pytest.fixture(scope="module")
+def window(folder):
+    with browser.Browser(folder) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def library():
+    """Model, tokenizer, C0 and facts of the batch, as the data files were made from them."""
+    model, tok = mt.load(page_lab.MODEL)
+    statistics = page_lab.statistics(model, tok)
+    facts, h = page_lab.batch_facts(), page_lab.batch_hyper(model)
+    return model, tok, statistics, facts, h
+
+
+def engine(window, body, names=("model", "world")):
+    """Run `body` (JavaScript; `lab` is at hand) on the page with these data files loaded."""
+    script = f"""(async () => {{
+      const lab = document.getElementById('lab').lab;
+      await lab.start();
+      for (const name of {json.dumps(list(names))}) await lab.load(name);
+      {body}
+    }})()"""
+    return window.visit("page.html", script=script).result
+
+
+def last_logits(model, tok, prompts):
+    with torch.no_grad():
+        return torch.stack([model(**tok(p, return_tensors="pt")).logits[0, -1] for p in prompts])
+
+
+def test_all_files_together_are_small_enough(folder):
+    data = [p for p in folder.iterdir() if p.suffix in {".js", ".css"} and p.name != "medit.css"]
+    assert {p.name for p in data} >= {"lab.js", "engine.js", "model.js", "batch.js"}
+    assert sum(p.stat().st_size for p in data) <= LIMIT
+    assert (folder / "lab.js").stat().st_size < 50_000  # all that a page loads by itself
+
+
+def test_the_tokenizer_is_the_library_s(window, library):
+    tok = library[1]
+    names = [f"{f.text} {f.target_new}" for f in mt.facts("world", distinct_subjects=False)[::9]]
+    texts = [*names, "It's 1999, isn't it?  Two  spaces\nand a line; naïve café 北京 🙂", "A", " "]
+    found = engine(window, f"return lab.call('tokens', {{texts: {json.dumps(texts)}}});")
+    assert found == tok(texts)["input_ids"]
+
+
+@pytest.mark.parametrize(("relation", "layer"), CASES)
+def test_a_single_edit_agrees_with_the_library(window, library, relation, layer):
+    model, tok, statistics, *_ = library
+    prompt, subject, new = FACTS[relation]
+    fact = mt.Fact(prompt=prompt, subject=subject, target_new=new)
+    other = next(f for f in mt.facts("world", relation=relation) if f.subject != subject)
+    prompts = [fact.text, f"It rained all night. {fact.text}", other.text, f"{subject} is a"]
+    call = {"prompt": prompt, "subject": subject, "object": new}
+    found = engine(
+        window,
+        f"""const prompts = {json.dumps(prompts)}, out = {{}};
+        out.before = await lab.call('logits', {{prompts}});
+        out.edit = await lab.call('edit', {{fact: {json.dumps(call)}, layer: {layer}, lam: 1}});
+        for (const lam of {LAMS}) {{
+          out.report = await lab.call('again', {{lam}});
+          out[lam] = await lab.call('logits', {{prompts}});
+        }}
+        await lab.call('undo');
+        out.after = await lab.call('logits', {{prompts}});
+        return out;""",
+        ("model", "world", f"c0-{layer}"),
+    )
+    before = last_logits(model, tok, prompts)
+    assert (torch.tensor(found["before"]) - before).abs().max() < 1e-4
+    assert found["after"] == found["before"]  # bit for bit
+    edit = mt.edit(model, tok, fact, "memit", layers=[layer], lam=1.0, statistics=statistics)
+    edit.undo()
+    losses = edit.values[0].losses[0].sum(1)
+    steps = int(torch.isfinite(losses).sum())
+    assert len(found["edit"]["losses"]) == steps
+    for mine, theirs in zip(found["edit"]["losses"], losses.tolist(), strict=False):
+        assert mine["total"] == pytest.approx(theirs, abs=1e-3)
+    for lam in LAMS:
+        method = {"method": "memit", "lam": float(lam)} if lam else {"method": "emmet"}
+        more = {"targets": edit.values[0], "statistics": statistics, **method}
+        with mt.edit(model, tok, fact, layers=[layer], **more) as again:
+            after = last_logits(model, tok, prompts)
+            size = again.diagnostics[layer]["relative_norm"]
+        assert (after - before).abs().max() > 0.1  # it did something
+        assert (torch.tensor(found[str(lam)]) - after).abs().max() < 1e-3, lam
+    assert found["report"]["size"] == pytest.approx(size, rel=2e-3)
+    assert found["report"]["gain"] == 1
+
+
+def test_in_the_last_layer_nobody_reads_the_target(window):
+    prompt, subject, new = FACTS["product"]
+    call = {"prompt": prompt, "subject": subject, "object": new}
+    found = engine(
+        window,
+        f"""const prompts = ['{prompt.format(subject)}'], fact = {json.dumps(call)};
+        const before = await lab.call('logits', {{prompts}});
+        const edit = await lab.call('edit', {{fact, layer: 7, lam: 0}});
+        return {{before, edit, after: await lab.call('logits', {{prompts}})}};""",
+        ("model", "world", "c0-7"),
+    )
+    losses = [loss["total"] for loss in found["edit"]["losses"]]
+    assert len(losses) == 25 and max(losses) == min(losses) > 5
+    assert found["after"] == found["before"] and found["edit"]["q"] > 0
+
+
+def test_batches_agree_with_the_library(window, library):
+    """MEMIT: logits within 1e-3. Hard equality: the same first token in 99% of the questions."""
+    model, tok, statistics, facts, h = library
+    layer, lam = page_lab.BATCH_LAYER, 2000
+    delta = torch.tensor(page_lab.batch_deltas(model)).T.double()
+    start = mt.keys.at_subject(model, tok, facts, [("block", layer)], h.contexts, h.average)
+    targets = Values(start["block", layer] + delta, start["block", layer], delta, None)
+    prompts = [f.text for f in facts[::5]] + [f.neighborhood[0] for f in facts[::5]]
+    sizes = {"memit": [16, 512], "emmet": [512]}
+    found = engine(
+        window,
+        f"""const prompts = {json.dumps(prompts)}, out = {{memit: [], emmet: []}};
+        for (const size of {sizes["memit"]})
+          out.memit.push(await lab.call('batch', {{size, lam: {lam}, prompts}}));
+        for (const size of {sizes["emmet"]})
+          out.emmet.push(await lab.call('batch', {{size, lam: 0, prompts}}));
+        return out;""",
+        ("model", "world", f"c0-{layer}", "batch"),
+    )
+    for method, own in (("memit", {"lam": float(lam)}), ("emmet", {"ridge": 0.0})):
+        for size, page in zip(sizes[method], found[method], strict=True):
+            first = Values(*(x[:, :size] for x in (targets.target, targets.start, delta)), None)
+            more = {"layers": [layer], "targets": first, "statistics": statistics, **own}
+            with mt.edit(model, tok, facts[:size], method, **more):
+                ours = last_logits(model, tok, prompts)
+            page = torch.tensor(page)
+            if method == "memit":
+                assert (page - ours).abs().max() < 1e-3, size
+            else:
+                assert (page.argmax(1) == ours.argmax(1)).double().mean() >= 0.99
+
+
+def test_equality_is_seen_to_break(window):
+    """What the batch slider shows at its right end, and that it is harmless at its left."""
+    found = engine(
+        window,
+        """const out = {};
+        out.none = await lab.call('batch', {size: 0, lam: 0});
+        out.one = await lab.call('batch', {size: 1, lam: 0});
+        out.soft = await lab.call('batch', {size: 512, lam: 2000});
+        out.hard = await lab.call('batch', {size: 512, lam: 0});
+        return out;""",
+        ("model", "world", f"c0-{page_lab.BATCH_LAYER}", "batch"),
+    )
+    none, one, soft, hard = (found[name] for name in ("none", "one", "soft", "hard"))
+    assert one["said"] == 1 and one["kept"] == none["kept"] > 0.9
+    assert hard["said"] > soft["said"]  # equality writes them all,
+    assert hard["kept"] < soft["kept"] - 0.1  # at the cost of the others
+    assert hard["perplexity"] > 1.2 * soft["perplexity"] and hard["norm"] > 2 * soft["norm"]
+
+
+def test_stored_targets_are_what_the_search_finds(library):
+    from medit_teach.values import optimise_values
+
+    model, tok, _, facts, h = library
+    stored = torch.tensor(page_lab.batch_deltas(model)).double()
+    found = optimise_values(model, tok, facts[:4], page_lab.BATCH_LAYER, h).delta.T
+    assert ((stored[:4] - found).norm(dim=1) / found.norm(dim=1)).max() < 0.01
+
+
+# ------------------------------------------------------------------ the page
+
+IDLE = """const root = document.getElementById('lab');
+  const idle = async () => {
+    do await new Promise((done) => setTimeout(done, 30)); while (root.hasAttribute('aria-busy'));
+    return root.querySelector('.lab-status').textContent;
+  };
+  const all = (what) => [...root.querySelectorAll(what)];
+  const press = (text) => all('button').find((b) => b.textContent === text).click();
+  const first = (column) =>
+    all(`.lab-table [data-column='${column}']`).map((e) => e.querySelector('span').textContent);
+  const names = () =>
+    performance.getEntriesByType('resource').map((e) => e.name.split('/').pop());"""
+
+
+def test_a_reader_edits_turns_the_dial_and_undoes(window, folder):
+    """From a folder without a server, at phone width."""
+    script = f"""(async () => {{ {IDLE}
+      const out = {{early: document.querySelectorAll('head script').length}};
+      root.querySelector('button').click();
+      await idle();
+      out.before = first('Untouched model');
+      press('Edit the model');
+      out.said = await idle();
+      out.after = first('Model now');
+      out.curve = root.querySelectorAll('.lab-loss circle').length;
+      const dial = root.querySelector('input[type=range]');
+      dial.value = 100;
+      dial.dispatchEvent(new Event('input'));
+      for (let i = 0; i < 200 && first('Model now')[0] !== out.before[0]; i++) await idle();
+      out.large = first('Model now');
+      out.gain = root.querySelector('.lab-gain').textContent;
+      dial.value = 0;
+      dial.dispatchEvent(new Event('input'));
+      for (let i = 0; i < 200 && first('Model now')[0] === out.before[0]; i++) await idle();
+      out.hard = first('Model now');
+      press('Undo');
+      await idle();
+      out.undone = first('Model now');
+      out.stack = root.querySelector('.lab-stack').textContent;
+      out.wide = document.documentElement.scrollWidth - innerWidth;
+      const named = (e) => e.labels?.length || e.getAttribute('aria-label') || e.textContent.trim();
+      out.unnamed = all('input, select, button').filter((e) => !named(e)).length;
+      return out;
+    }})()"""
+    home, window.home = window.home, folder.as_uri() + "/"
+    try:
+        visit = window.visit("page.html", "phone", script=script)
+    finally:
+        window.home = home
+    out = visit.result
+    assert visit.problems() == []
+    assert out["early"] == 0  # no script was asked for before the click
+    assert out["before"][:3] == ["clocks"] * 3
+    assert out["after"][:3] == out["hard"][:3] == ["boots"] * 3
+    assert "“boots”" in out["said"] and out["curve"] >= 3
+    assert out["large"] == out["undone"] == out["before"]
+    assert "gain" in out["gain"] and out["stack"] == "none"
+    assert out["wide"] <= 0 and out["unnamed"] == 0
+
+
+def test_the_address_fills_the_form_and_nothing_loads_before_the_click(window):
+    page = "page.html?fact=trade:Glula%20Snogufer:doctor&wording=4&layer=7&lam=500&ask=The%20trade"
+    script = f"""(async () => {{ {IDLE}
+      const out = {{early: names()}};
+      root.querySelector('button').click();
+      await idle();
+      out.late = names();
+      out.fields = all('.lab-form select, .lab-form input').map((e) => e.value);
+      out.layer = root.querySelector('[name=lab-layer]:checked').value;
+      out.lam = root.querySelector('.lab-dial input[type=number]').value;
+      out.link = root.querySelector('.lab-foot a').getAttribute('href');
+      out.rows = all('.lab-table tbody th span').map((e) => e.textContent);
+      out.ready = Number(root.dataset.ready);
+      return out;
+    }})()"""
+    out = window.visit(page, script=script).result
+    assert not {"model.js", "world.js", "engine.js", "batch.js"} & set(out["early"])
+    assert {"model.js", "world.js", "engine.js"} <= set(out["late"])
+    assert not {"batch.js", "c0-3.js"} & set(out["late"])
+    assert out["fields"][0] == "trade" and out["fields"][1] == "Glula Snogufer"
+    assert out["fields"][3] == "doctor" and (out["layer"], out["lam"]) == ("7", "500")
+    assert out["rows"][0] == "Glula Snogufer has long been a …" and out["rows"][-1] == "The trade …"
+    assert "fact=trade%3AGlula+Snogufer%3Adoctor" in out["link"] and "lam=500" in out["link"]
+    ready = [out["ready"]]
+    while min(ready) >= 1000 and len(ready) < 5:  # a machine may be busy with something else
+        ready.append(window.visit(page, script=script).result["ready"])
+    assert min(ready) < 1000, ready
+
+
+def test_a_fact_that_is_not_of_the_world_is_named(window):
+    script = f"""(async () => {{ {IDLE}
+      root.querySelector('button').click();
+      await idle();
+      const [, subject] = all('.lab-form select, .lab-form input');
+      subject.value = 'Nobody at all';
+      subject.dispatchEvent(new Event('change'));
+      const out = {{truth: root.querySelector('.lab-truth').textContent}};
+      press('Edit the model');
+      out.said = await idle();
+      out.stack = root.querySelector('.lab-stack').textContent;
+      return out;
+    }})()"""
+    out = window.visit("page.html", script=script).result
+    assert "Nobody at all" in out["truth"] and "Nobody at all" in out["said"]
+    assert out["stack"] == "none"

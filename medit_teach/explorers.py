@@ -17,7 +17,7 @@ from .edit import edit, statistics_for
 from .facts import as_facts
 from .hyper import hyper
 from .keys import at_subject
-from .metrics import score, top_tokens
+from .metrics import top_tokens
 from .values import Targets
 from .widgets import explorer, words
 
@@ -129,7 +129,7 @@ def dial(model, tok, facts, lams=None, layer=None, statistics=None, finer=None):
 
 def distribution_explorer(model, tok, facts, rules=tuple(RULES), layers=None, lams=None,
                           statistics=None, finer=None):  # fmt: skip
-    """The residual over layers: what each rule leaves missing, what each layer pays, what is said.
+    """The residual over layers: what each rule leaves missing, and what each layer pays.
 
     facts: one batch, written by MEMIT's solver (lam 0: exactly) into the last 1, 2, ... of `layers`
     (default: the preset's), with the residual divided by each of `rules`. Missing: the mean over
@@ -146,11 +146,11 @@ def distribution_explorer(model, tok, facts, rules=tuple(RULES), layers=None, la
         now = at_subject(model, tok, facts, [site], preset.contexts, preset.average)[site]
         return (target - now).norm(dim=0)
 
-    whole, before = missing(), score(model, tok, facts).values
+    whole = missing()
 
     @cache
     def run(name, n, lam):
-        """Shares missing before each layer and at the end, prices, scores of one way to do it."""
+        """Shares missing before each layer and at the end; prices of the layers."""
         left = []
 
         def watched(step):
@@ -161,15 +161,14 @@ def distribution_explorer(model, tok, facts, rules=tuple(RULES), layers=None, la
         h = hyper(method, model, layers=layers[-n:], distribution=watched, **more)
         with edit(model, tok, facts, h, statistics=statistics, targets=target) as made:
             left.append(float((missing() / whole).mean()))
-            after = score(model, tok, facts).values
         prices = [
             float(objective.preservation(made.delta(x), statistics[x])) if x in made.layers else 0.0
             for x in layers[-n:]
         ]
-        return left, prices, after
+        return left, prices
 
     def look(name, n, lam):
-        (left, prices, after), exact = run(name, n, lam), sum(run("last", 1, 0.0)[1])
+        (left, prices), exact = run(name, n, lam), sum(run("last", 1, 0.0)[1])
         names = [f"layer {layer}" for layer in layers[-n:]]
         return (
             f"{name}, λ = {words(lam)}: {left[-1]:.0%} of the residual is still missing at the "
@@ -182,10 +181,6 @@ def distribution_explorer(model, tok, facts, rules=tuple(RULES), layers=None, la
             "price of each layer": [
                 (at, None, 100 * price / exact, "kept")
                 for at, price in zip(names, prices, strict=True)
-            ],
-            "preferences, before and after": [
-                (x, before[x][0], after[x][0], "kept" if x == "NS" else "new")
-                for x in ("ES", "PS", "NS") if after[x][0] is not None
             ],
         }  # fmt: skip
 

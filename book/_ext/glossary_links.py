@@ -6,10 +6,13 @@ from pathlib import Path
 from docutils import nodes
 from sphinx import addnodes
 
-# Everyday words as well, or used in another sense too: a link at the first would mislead. A page
-# that introduces one of them says {term}`key`.
-PLAIN = {"bias", "cell", "consistency", "context", "edit", "fact", "key", "reference", "suspect",
-         "target", "value"}  # fmt: skip
+# One-word terms that are hardly used in another sense. Of the others (cell, record, target ...) the
+# first on a page is often the everyday word; a page that introduces one says {term}`key`.
+TECHNICAL = set(
+    """AUC bootstrap codebook echo efficacy fine-tuning fluency generalization hyper-parameters
+    hypernetwork Lagrangian locality neighborhood paraphrase portability reliability residual ridge
+    ripple shrinkage solver specificity sub-update""".split()
+)
 PAGES = re.compile(r"book/(\d\d-|solutions/|capstone|datasheet|instructors|tokenization|trouble)")
 SKIP = (
     nodes.title, nodes.literal, nodes.literal_block, nodes.reference, nodes.math, nodes.math_block,
@@ -25,7 +28,7 @@ def terms(text):
 
 def _load(app, config):
     known = terms((Path(app.srcdir) / "book" / "glossary.md").read_text(encoding="utf-8"))
-    app.glossary_terms = {term.lower(): term for term in known if term not in PLAIN}
+    app.glossary_terms = {term.lower(): term for term in known if " " in term or term in TECHNICAL}
     longest = sorted(app.glossary_terms, key=len, reverse=True)
     app.glossary_pattern = re.compile(rf"\b({'|'.join(map(re.escape, longest))})s?\b", re.I)
 

@@ -2,15 +2,16 @@
 
     python tools/measure_forensics.py [--model NAME] [--out FOLDER] [--again SECTION ...]
 
-Writes forensics.json, section by section: what is there already for these very weights is kept, so
-that a run that was stopped goes on where it was. All edits are of the invented world. About five
-minutes of processor time; every section says how it was measured, in its "about".
+Writes forensics.json, section by section: what is there already for these very weights and settings
+is kept, so that a run that was stopped goes on where it was. All edits are of the invented world.
+About five minutes of processor time; every section says how it was measured, in its "about".
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 from pathlib import Path
 
@@ -493,17 +494,20 @@ def main():
     torch.set_num_threads(1)
     lab = Lab(options.model)
     path = options.out / "forensics.json"
-    about, old = settings(lab), {}
+    about, old = json.loads(json.dumps(settings(lab))), {}  # as the file has it: no tuples
     if path.is_file():
         old = json.loads(path.read_text(encoding="utf-8"))
-    done = old.get("sections", {}) if old.get("weights") == about["weights"] else {}
+    same = all(old.get(k) == about[k] for k in about if k not in ("versions", "device"))
+    done = old.get("sections", {}) if same else {}
     done = {name: s for name, s in done.items() if name not in options.again}
     for name, measure in SECTIONS.items():
         if name not in done:
             done[name] = measure(lab)
             record = about | {"sections": {n: done[n] for n in SECTIONS if n in done}}
             options.out.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            draft = path.with_suffix(".part")
+            draft.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            os.replace(draft, path)
 
 
 if __name__ == "__main__":

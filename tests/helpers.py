@@ -34,9 +34,10 @@ def tiny_tokenizer(padding_side="right"):
     )
 
 
-def tiny_model(kind, tok, layers=3, d=32, seed=0):
+def tiny_model(kind, tok, layers=3, d=32, seed=0, tied=None):
     """A random model of a family ("gpt2", "gptj", "gpt_neox", "opt", "llama", "mistral", "qwen2"),
-    with dropout where it has one, in evaluation mode.
+    with dropout where it has one, in evaluation mode. tied: the head is the embedding (None: as it
+    is usual in the family).
 
     All weights are drawn wide, biases and norms too, so that its predictions are far from uniform
     and no part can be left out unnoticed.
@@ -57,6 +58,7 @@ def tiny_model(kind, tok, layers=3, d=32, seed=0):
         "mistral": later | dict(num_key_value_heads=2, sliding_window=4),
         "qwen2": later | dict(num_key_value_heads=2),
     }[kind]
+    own |= {} if tied is None else {"tie_word_embeddings": tied}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **ids, **own))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -182,6 +182,34 @@ def test_half_precision_weights(case, dtype, tolerance):
     assert torch.equal(view.weight(1), before)
 
 
+@pytest.mark.parametrize("kind", sorted(models.ARCHITECTURES))
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_and_untied_heads(kind, tied):
+    """The head is the model's own; a tied embedding is no part of what an edit changes."""
+    tok = tiny_tokenizer()
+    model = tiny_model(kind, tok, layers=2, d=16, tied=tied)
+    head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    assert (head is table) == tied
+    C0 = mt.second_moment(model, tok, TEXTS, [1], tokens=1000)
+    with torch.no_grad():
+        out = model(tok(FACTS[0].text, return_tensors="pt")["input_ids"])
+        hidden = model.base_model(tok(FACTS[0].text, return_tensors="pt")["input_ids"])
+        logits = model.get_output_embeddings()(hidden.last_hidden_state)
+    assert torch.allclose(out.logits, logits, atol=1e-5)
+    before = copy.deepcopy(model.state_dict())
+    with Untouched(model):
+        with mt.edit(
+            model, tok, FACTS, "emmet", layers=[1], statistics=C0, ridge=0.0, **QUICK
+        ) as e:
+            after = model.state_dict()
+            changed = [k for k in before if not torch.equal(before[k], after[k])]
+            assert len(changed) == 1 and models.ARCHITECTURES[kind].down in changed[0]
+            h, site = e.hyper, (e.hyper["site"], 1)
+            now = keys.at_subject(model, tok, FACTS, [site], h["contexts"], h["average"])[site]
+            target = e.values[0].target
+            assert float((now - target).norm() / target.norm()) < 1e-4
+
+
 def test_opt_that_normalises_afterwards_is_refused():
     from transformers import OPTConfig, OPTForCausalLM
 

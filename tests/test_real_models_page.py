@@ -1,0 +1,78 @@
+"""The page on models, data and precision: its tables are the code's, its blocks run."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import pytest
+import torch
+
+import medit_teach as mt
+from medit_teach import datasets, models
+from tests.conftest import ROOT
+
+from .helpers import Untouched, tiny_tokenizer
+
+sys.path.insert(0, str(ROOT / "tools"))
+import measure_precision as tool
+
+PAGE = (ROOT / "book" / "real-models.md").read_text(encoding="utf-8")
+RECORD = json.loads((ROOT / "medit_teach/data/precision.json").read_text(encoding="utf-8"))
+TEXTS = [f"{a} was here on {b}" for a in ("Anna", "Otto", "Rome") for b in range(150)]
+
+
+def test_families_and_sources_are_those_of_the_code():
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| `([\w.]+)`[^|]*\|$", PAGE, re.M))
+    assert rows == {kind: arch.down for kind, arch in models.ARCHITECTURES.items()}
+    transposed = re.findall(r"^\| `(\w+)` \|.*stored transposed", PAGE, re.M)
+    assert transposed == [k for k, arch in models.ARCHITECTURES.items() if arch.transposed]
+    for name in (datasets.COUNTERFACT, *datasets.ZSRE, *sum(datasets.TEXTS.values(), ())):
+        assert f"`{name}`" in PAGE
+    for test in re.findall(r"`(test_\w+\.py)`", PAGE):
+        assert (ROOT / "tests" / test).is_file()
+
+
+def test_another_family_is_declared_as_the_page_says(monkeypatch):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tok = tiny_tokenizer()
+    config = AutoConfig.for_model(
+        "phi", vocab_size=len(tok), hidden_size=32, intermediate_size=96, num_hidden_layers=3,
+        num_attention_heads=4, max_position_embeddings=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    fact = mt.Fact("{} is", "Rome", "old")
+    with pytest.raises(mt.MeditError, match=r"'phi'.*Declare it"):
+        mt.edit(model, tok, fact, "rome", layers=[1])
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
+    monkeypatch.setattr(models, "ARCHITECTURES", dict(models.ARCHITECTURES))
+    assert blocks[0].count("\n") <= 7 and "phi" in blocks[0]
+    exec(blocks[0], {})
+    exec(blocks[1], {"mt": mt, "model": model, "tok": tok})  # its two-line test
+    C0 = mt.second_moment(model, tok, TEXTS, [1], tokens=2000)
+    with Untouched(model):
+        with mt.edit(model, tok, fact, "rome", layers=[1], statistics=C0, steps=5) as e:
+            site, h = (e.hyper["site"], 1), e.hyper
+            now = mt.keys.at_subject(model, tok, [fact], [site], h["contexts"], h["average"])[site]
+            assert (now - e.values[0].target).norm() < 1e-4 * now.norm()
+
+
+def test_the_table_of_errors_is_the_record():
+    for kind, row in RECORD["types"].items():
+        numbers = re.search(rf"^\| {kind} \|(.*)\|$", PAGE, re.M)[1].split("|")
+        shown = [float(x) for x in numbers]
+        wanted = [row[k] for k in ("keys", "C0", "Delta", "stored", "ES", "PS", "NS", "EM")]
+        assert shown == pytest.approx(wanted, rel=0.05, abs=0.051 * (max(wanted) > 1))
+        assert row["undone"] is True
+    assert set(RECORD["types"]) == set(tool.TYPES)
+
+
+def test_the_errors_can_be_measured_again():
+    settings, rows = tool.measure(RECORD["model"], ["bfloat16"])
+    assert settings["weights"] == RECORD["weights"]
+    for name in ("keys", "C0", "Delta", "stored"):
+        assert rows["bfloat16"][name] == pytest.approx(RECORD["types"]["bfloat16"][name], rel=0.5)
+    assert rows["bfloat16"]["undone"]

@@ -2,6 +2,7 @@
 
 from docutils import nodes
 
+REFERENCE = {"api", "bibliography", "equations", "glossary", "notation", "times"}
 WORDS_A_MINUTE = 200  # of text with formulas; code and outputs are not counted
 SKIP = (nodes.literal_block, nodes.raw, nodes.comment)
 
@@ -22,6 +23,8 @@ def _insert(app, doctree):
         return
     minutes = max(1, round(_words(doctree) / WORDS_A_MINUTE))
     text = f"{minutes} minute{'s' * (minutes > 1)} to read"
+    if app.env.docname.removeprefix("book/") in REFERENCE:
+        text = "To look things up in"
     note = nodes.paragraph("", text, classes=["mt-reading"])
     title.parent.insert(title.parent.index(title) + 1, note)
 

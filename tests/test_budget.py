@@ -118,9 +118,9 @@ def test_measured_rates_foretell_the_search():
     def ratio():
         rates = budget.measure(model, tok, facts[:4], texts, early_stop=0.0)
         h = mt.hyper.hyper("memit", model, early_stop=0.0)
-        began = time.perf_counter()
+        began = time.process_time()
         optimise_values(model, tok, facts, h.layers[-1], h, batch_size=4)
-        return rates.minutes(12)["v*"] * 60 / (time.perf_counter() - began), rates
+        return rates.minutes(12)["v*"] * 60 / (time.process_time() - began), rates
 
     tries = [ratio() for _ in range(2)]
     assert any(1 / 3 < found < 3 for found, _ in tries)

@@ -92,6 +92,13 @@ from .objective import (
     memit_update,
     rank_one,
 )
+from .real_models import (
+    real_c0,
+    real_chunk,
+    real_differ,
+    real_minutes,
+    real_referee,
+)
 from .rome import (
     rome_bargain,
     rome_echo,
@@ -190,6 +197,11 @@ __all__ = [
     "passed",
     "perturbed",
     "rank_one",
+    "real_c0",
+    "real_chunk",
+    "real_differ",
+    "real_minutes",
+    "real_referee",
     "rome_bargain",
     "rome_echo",
     "rome_repair",

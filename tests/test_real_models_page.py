@@ -71,8 +71,10 @@ def test_the_table_of_errors_is_the_record():
 
 
 def test_the_errors_can_be_measured_again():
-    settings, rows = tool.measure(RECORD["model"], ["bfloat16"])
+    """Of fewer facts and tokens, so of the same size only."""
+    settings, rows = tool.measure(RECORD["model"], ["bfloat16"], tool.FACTS | {"n": 3}, 2000)
     assert settings["weights"] == RECORD["weights"]
+    again, kept = rows["bfloat16"], RECORD["types"]["bfloat16"]
     for name in ("keys", "C0", "Delta", "stored"):
-        assert rows["bfloat16"][name] == pytest.approx(RECORD["types"]["bfloat16"][name], rel=0.5)
-    assert rows["bfloat16"]["undone"]
+        assert kept[name] / 4 < again[name] < 4 * kept[name], name
+    assert again["undone"]

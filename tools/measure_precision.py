@@ -24,21 +24,15 @@ from medit_teach.statistics import write_whole
 FACTS = {"n": 16, "seed": 2}
 TOKENS = 20_000  # for C0
 TYPES = ("float32", "bfloat16", "float16")
-ERRORS = {  # name in the record: what the page calls it
-    "keys": "keys",
-    "C0": "C0",
-    "Delta": "Delta",
-    "stored": "rounding of the stored weights, in |Delta|",
-}
 SCORES = ("ES", "PS", "NS", "EM", "NM")
 
 
-def edited(name, kind):
+def edited(name, kind, draw, tokens):
     """One edit of the model with its weights in the type `kind`: tensors, scores, undone or not."""
     model, tok = mt.load(name, dtype=getattr(torch, kind))
     before = fingerprint(model)
-    h, facts = hyper("memit", model), mt.facts(model=model, **FACTS)
-    statistics = mt.second_moment(model, tok, texts_for(model), h.layers, TOKENS)
+    h, facts = hyper("memit", model), mt.facts(model=model, **draw)
+    statistics = mt.second_moment(model, tok, texts_for(model), h.layers, tokens)
     view = View(model)
     W = {layer: view.weight(layer).detach().double().clone() for layer in h.layers}
     with mt.edit(model, tok, facts, h, statistics=statistics) as e:
@@ -47,20 +41,20 @@ def edited(name, kind):
         stored = {x: view.weight(x).detach().double() - W[x] - Delta[x] for x in h.layers}
     C0 = {layer: statistics[layer] for layer in h.layers}
     tensors = {"keys": e.keys, "C0": C0, "Delta": Delta, "stored": stored}
-    settings = about(model, facts, h, statistics.tokens) | {"facts": FACTS}
+    settings = about(model, facts, h, statistics.tokens) | {"facts": draw}
     undone = fingerprint(model) == before
     return tensors, {k: round(scores.values[k][0], 2) for k in SCORES}, undone, settings
 
 
-def measure(name=None, kinds=TYPES):
-    """(settings, {type: row}): relative errors against float32, and scores. float32 comes first."""
-    exact, scores, undone, settings = edited(name, "float32")
+def measure(name=None, kinds=TYPES, draw=FACTS, tokens=TOKENS):
+    """(settings, {type: row}): relative errors against float32, and scores. draw: which facts."""
+    exact, scores, undone, settings = edited(name, "float32", draw, tokens)
     rows = {}
     for kind in kinds:
         if kind == "float32":
             found = exact
         else:
-            found, scores, undone, _ = edited(name, kind)
+            found, scores, undone, _ = edited(name, kind, draw, tokens)
         row = {}
         for part in ("keys", "C0", "Delta"):
             row[part] = max(_far(found[part][x], exact[part][x]) for x in found[part])

@@ -32,6 +32,9 @@ FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run -
 
 # Wait until formulas and widgets stand, then report what a reader would stumble over.
 READY = """(async () => {
+  const still = document.createElement('style');
+  still.textContent = '*, *::before, *::after { transition: none !important; }';
+  document.head.append(still);
   if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
   const views = document.querySelectorAll('script[type$="widget-view+json"]').length;
   for (let i = 0; i < 100 && views > document.querySelectorAll('.widget-subarea').length; i++)

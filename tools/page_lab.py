@@ -29,7 +29,7 @@ C0_TOKENS = 20_000
 BATCH_LAYER = 3
 BATCH = 512  # prepared facts
 BYSTANDERS = 32  # questions about subjects that no edit of the batch is about
-TEXTS, TEXT_TOKENS = 6, 40  # ordinary text for the perplexity
+TEXTS, TEXT_TOKENS = 4, 40  # ordinary text for the perplexity
 
 
 def build(folder: Path = FOLDER) -> Path:

@@ -433,7 +433,7 @@
       const report = await call("edit", { fact: wanted, layer: at, lam: lam(), search: slow }, (step) => {
         losses.push(step.loss);
         drawLoss(losses, slow);
-        say(`Step ${step.step} of at most ${step.steps}: loss ${step.loss.total.toFixed(2)}.`);
+        if (step.step % 5 === 1) say(`Step ${step.step} of at most ${step.steps} …`);
       });
       edits.push({ fact: wanted, report });
       showNumbers(report);

@@ -82,7 +82,9 @@ def _parser():
             metavar="FILE",
             help="text for C0: a file, wikitext or wikipedia (from the hub)",
         )
-        p.add_argument("--tokens", type=int, default=100_000, help="tokens for C0 (%(default)s)")
+        p.add_argument(
+            "--tokens", type=int, help="tokens for C0 (50,000, or 16 a key dimension if more)"
+        )
         p.add_argument(
             "--device", help="cpu (default), cuda, auto, ...; a launched process has its own"
         )

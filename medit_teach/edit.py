@@ -20,7 +20,8 @@ from .processes import ALONE
 from .statistics import Statistics, second_moment
 from .values import optimise_values
 
-C0_TOKENS = 50_000
+C0_TOKENS = 50_000  # for C0, or C0_PER_DIMENSION times d_in where that is more (c0-tokens.json)
+C0_PER_DIMENSION = 16
 SHOWN = {  # what an Edit prints of its diagnostics
     "relative_norm": "|Delta|/|W| {:.2g}",
     "ridge": "ridge {:.3g}",
@@ -229,12 +230,11 @@ def edits_of(model):
     return model._medit_edits
 
 
-def statistics_for(
-    model, tok, layers, texts=None, tokens=C0_TOKENS, progress=False, processes=ALONE
-):
+def statistics_for(model, tok, layers, texts=None, tokens=None, progress=False, processes=ALONE):
     """C0 for `layers`: what was collected for this model before, else collected (and cached) now.
 
-    texts: default the text that belongs to the model (medit_teach.datasets.texts_for). While the
+    texts: default the text that belongs to the model (medit_teach.datasets.texts_for). tokens:
+    default C0_TOKENS, or C0_PER_DIMENSION for each key dimension if that is more. While the
     model carries edits, the C0 of its unedited weights is used where that is known. processes: as
     in second_moment.
     """
@@ -243,6 +243,8 @@ def statistics_for(
     if all(processes.gathered(bool(fits))):
         return known
     texts = texts_for(model) if texts is None else texts
+    d_in = max(View(model).weight(layer).shape[1] for layer in layers)
+    tokens = tokens or max(C0_TOKENS, C0_PER_DIMENSION * d_in)
     found = second_moment(
         model, tok, texts, layers, tokens, cache=True, progress=progress, processes=processes
     )

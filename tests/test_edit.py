@@ -439,3 +439,19 @@ def test_published_presets_and_conventions():
         "uniform",
     )
     assert json.dumps(mt.edit.__globals__["_plain"](original))
+
+
+def test_tokens_for_c0_grow_with_the_key(case, monkeypatch):
+    model, tok, _ = case
+    asked = []
+    monkeypatch.setitem(
+        mt.edit.__globals__, "second_moment", lambda *a, **k: asked.append(a[4]) or a[4]
+    )
+    statistics_for = mt.edit.__globals__["statistics_for"]
+    for per_dimension in (16, 10_000):  # keys of 64 dimensions
+        monkeypatch.setitem(mt.edit.__globals__, "C0_PER_DIMENSION", per_dimension)
+        statistics_for(model, tok, [1], TEXTS)
+        del model._medit_statistics
+    statistics_for(model, tok, [1], TEXTS, 300)
+    del model._medit_statistics
+    assert asked == [50_000, 640_000, 300]

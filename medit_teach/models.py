@@ -26,6 +26,10 @@ class Architecture:
     activation). transposed: its weight is stored (d_in, d_out), as GPT-2's Conv1D does.
     embedding: the token embedding; norm: the norm before the head. The output of `down` must be
     added to the residual stream as it is: a model that normalises it first needs other targets.
+
+    Not declared: the head, which is the model's get_output_embeddings(), tied to the embedding or
+    not; and whether a text begins with a BOS, which the tokenizer decides. A family that is not in
+    ARCHITECTURES is added by ARCHITECTURES[config.model_type] = Architecture(...).
     """
 
     blocks: str
@@ -136,9 +140,11 @@ class View:
         return self.blocks[layer]
 
     def mlp(self, layer):
+        """The whole MLP of block `layer` (OPT has none: its last matrix)."""
         return self._part(self.block(layer), "mlp")
 
     def attention(self, layer):
+        """The attention module of block `layer`."""
         return self._part(self.block(layer), "attention")
 
     def down(self, layer):

@@ -68,6 +68,7 @@ class Statistics:
         return torch.device("cpu") if isinstance(self.C0, _Files) else self.C0[layer].device
 
     def __getitem__(self, layer):
+        """C0 of this layer, (d_in, d_in) float64; StatisticsError if there is none."""
         if layer not in self.C0:
             raise StatisticsError(f"no C0 for layer {layer}; there is one for {sorted(self.C0)}")
         return self.C0[layer].double()

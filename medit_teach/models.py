@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from .errors import ModelError
+from .memory import ran_out
 
 EMBEDDED = Path(__file__).parent / "models_data"
 DEFAULT = "tiny-gptj"
@@ -205,18 +206,18 @@ def load(name=None, dtype=None, device=None, device_map=None):
             tok = AutoTokenizer.from_pretrained(source)
             kwargs = {k: v for k, v in kwargs.items() if v is not None}
             model, info = AutoModelForCausalLM.from_pretrained(source, **kwargs)
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"{name!r} does not fit: load it with dtype=torch.float16 or torch.bfloat16, over "
-            'several devices with device_map="auto", or take a smaller model'
-        ) from error
     except SafetensorError as error:
         broken = ", ".join(p.name for p in Path(source).glob("*.safetensors") if _broken(p))
         raise ModelError(
             f"cannot load {name!r}: {broken or 'its weights file'} is damaged or cut short "
             f"({error}); copy it again"
         ) from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+        if ran_out(error):
+            raise ModelError(
+                f"{name!r} does not fit: load it with dtype=torch.float16 or torch.bfloat16, over "
+                'several devices with device_map="auto", or take a smaller model'
+            ) from error
         reason = str(error).strip().splitlines()[0].rstrip(". ")
         raise ModelError(
             f"cannot load {name!r}: {reason}. Embedded models need no network: "

@@ -115,9 +115,17 @@ def test_a_layer_kept_on_the_disk_is_refused(folder, tmp_path):
         mt.edit(model, tok, mt.Fact("{} is", "Rome", "old"), "rome", layers=[1])
 
 
-def test_out_of_memory(folder, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory(folder, monkeypatch, error):
     def full(*args, **kwargs):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+        raise error
 
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", full)
     with pytest.raises(ModelError, match=r"does not fit: load it with dtype=torch\.float16"):

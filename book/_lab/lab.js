@@ -119,12 +119,13 @@
     ui.status.textContent = text;
   }
 
-  /** Run something that takes a moment, with the buttons off; errors are told. */
+  /** Run something that takes a moment, one thing at a time; errors are told. The buttons are off
+      meanwhile, in words: a button that is disabled would lose the keyboard's focus. */
   async function work(text, job) {
     if (busy) return;
     busy = true;
     root.setAttribute("aria-busy", "true");
-    for (const button of root.querySelectorAll("button")) button.disabled = true;
+    for (const button of root.querySelectorAll("button")) button.setAttribute("aria-disabled", "true");
     say(text);
     try {
       await job();
@@ -133,8 +134,8 @@
     } finally {
       busy = false;
       root.removeAttribute("aria-busy");
-      for (const button of root.querySelectorAll("button")) button.disabled = false;
-      ui.undo && (ui.undo.disabled = !edits.length);
+      for (const button of root.querySelectorAll("button")) button.removeAttribute("aria-disabled");
+      if (ui.undo) ui.undo.disabled = !edits.length;
     }
   }
 
@@ -167,6 +168,7 @@
     ui.start.remove();
     build();
     fromAddress();
+    ui.relation.focus();
     root.dataset.ready = Math.round(performance.now() - began); // milliseconds from the click
     await showTable();
     say("The model is here. Change a fact.");
@@ -632,6 +634,7 @@
     await Promise.all([load("batch"), load(`c0-${world.batch.layer}`)]);
     ui.many.load.remove();
     ui.many.body.hidden = false;
+    ui.many.size.focus();
     const wanted = SIZES.findIndex((n) => n >= Number(parameters.get("batch") || 1));
     ui.many.size.value = wanted < 0 ? SIZES.length - 1 : wanted;
     ui.many.size.dispatchEvent(new Event("input"));
@@ -676,8 +679,8 @@
   /** Both scores over the batch size, for the sizes that were run. */
   function drawSizes(soft) {
     const b = ui.many;
-    const panel = (field, title, left) => {
-      const x = (size) => left + 34 + (Math.log2(size) / 9) * 190;
+    const panel = (field, title) => {
+      const x = (size) => 34 + (Math.log2(size) / 9) * 190;
       const y = (share) => 150 - 120 * share;
       const text = (a, c, words, anchor = "middle") => h("text", { x: a, y: c, "text-anchor": anchor }, words);
       const line = (value, kind) => {
@@ -692,35 +695,30 @@
           ),
         ];
       };
+      const words = SIZES.filter((n) => b.results.has(`${n} 0`) && b.results.has(`${n} ${soft}`)).map((n) => {
+        const [memit, equality] = [soft, 0].map((value) => percent(b.results.get(`${n} ${value}`)[field]));
+        return `${n} facts: MEMIT ${memit}, hard equality ${equality}`;
+      });
       return h(
-        "g",
-        {},
-        h("path", { class: "lab-axis", d: `M${left + 34} 26 V150 H${left + 232}` }),
-        text(left + 34, 16, title, "start"),
-        ...[0, 50, 100].map((p) => text(left + 30, y(p / 100) + 4, p, "end")),
+        "svg",
+        { viewBox: "0 0 250 190", role: "img", "aria-label": `${title}. ${words.join("; ")}` },
+        h("path", { class: "lab-axis", d: "M34 26 V150 H232" }),
+        text(34, 16, title, "start"),
+        ...[0, 50, 100].map((p) => text(30, y(p / 100) + 4, p, "end")),
         ...[1, 8, 64, 512].map((n) => text(x(n), 165, n)),
-        text(left + 130, 182, "facts in one batch"),
+        text(130, 182, "facts in one batch"),
         ...line(soft, "soft"),
         ...line(0, "hard"),
       );
     };
-    const words = SIZES.filter((n) => b.results.has(`${n} 0`) && b.results.has(`${n} ${soft}`)).map((n) => {
-      const [a, c] = [b.results.get(`${n} ${soft}`), b.results.get(`${n} 0`)];
-      return `${n}: MEMIT ${percent(a.said)} said, ${percent(a.kept)} kept; equality ${percent(c.said)}, ${percent(c.kept)}`;
-    });
     b.chart.replaceChildren(
-      h(
-        "svg",
-        { viewBox: "0 0 500 190", role: "img", "aria-label": `By batch size. ${words.join(". ")}` },
-        panel("said", "edited facts said, %", 0),
-        panel("kept", "other facts kept, %", 250),
-      ),
+      h("div", {}, panel("said", "edited facts said, %"), panel("kept", "other facts kept, %")),
       h(
         "figcaption",
         {},
         h("span", { class: "lab-key-soft" }, "● MEMIT"),
         " ",
-        h("span", { class: "lab-key-hard" }, "■ hard equality"),
+        h("span", { class: "lab-key-hard" }, "□ hard equality"),
       ),
     );
   }

@@ -14,6 +14,7 @@ from math import inf
 from . import objective
 from .distribution import RULES, rule
 from .edit import edit, statistics_for
+from .errors import SingularError
 from .facts import as_facts
 from .hyper import hyper
 from .keys import at_subject
@@ -49,30 +50,34 @@ def edit_explorer(model, tok, facts, objects=None, methods=("memit",), layers=No
 
     @cache
     def update(fact, method, layer, lam):
-        """(share of the residual written, preservation as a share of the exact price, tokens)."""
+        """(share of the residual written, preservation as a share of the exact price, tokens,
+        why there is no edit, if there is none)."""
         if lam == inf:
-            return 0.0, 0.0, before(fact)
+            return 0.0, 0.0, before(fact), ""
         more = {} if lam is None else {"lam": lam}
         h = hyper(method, model, layers=[layer], **more)
         before(fact)  # on the unedited model
         found = targets([fact], h)
-        with edit(model, tok, fact, h, statistics=statistics, targets=found) as made:
-            said = ask(fact)
+        try:
+            with edit(model, tok, fact, h, statistics=statistics, targets=found) as made:
+                said = ask(fact)
+        except SingularError as error:  # such as: no direction of C0 counts as null
+            return 0.0, 0.0, before(fact), f" No edit: {error}."
         residual, key = made.layers[layer][0], made.keys[layer]
         exact = objective.rome(residual, key, statistics.soft(layer)).delta
         prices = [objective.preservation(D, statistics[layer]) for D in (made.delta(layer), exact)]
-        return 1 - made.diagnostics[layer]["unwritten"], float(prices[0] / prices[1]), said
+        return 1 - made.diagnostics[layer]["unwritten"], float(prices[0] / prices[1]), said, ""
 
     def look(asked, new, method, layer, lam):
         fact = facts[asked] if new == OWN else replace(facts[asked], target_new=new)
         soft = hasattr(hyper(method, model, layers=[layer]), "lam")
         how = ("emmet", None) if soft and lam == 0 else (method, lam if soft else None)
-        written, price, after = update(fact, how[0], layer, how[1])
+        written, price, after, why = update(fact, how[0], layer, how[1])
         at = f", λ = {words(lam)}" if soft else ""
         sentence = (
             f"{fact.subject}: {fact.target_true} becomes {fact.target_new}. {method.upper()}, "
             f"layer {layer}{at}: {written:.0%} of the residual is written, at "
-            f"{price:.0%} of the exact update's price."
+            f"{price:.0%} of the exact update's price.{why}"
         )
         panels = {
             f"{title}: {prompt} …": _tokens(*both, fact, title == NEIGHBOUR)

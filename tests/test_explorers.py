@@ -131,6 +131,20 @@ def test_methods_without_lam_take_no_notice_of_it(explored):
     assert len({frame[0] for frame in memit}) == len(LAMS)
 
 
+def test_a_method_that_refuses_is_told(case, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise mt.errors.SingularError("no direction of C0 counts as null")
+
+    model, tok, C0 = case
+    monkeypatch.setattr(explorers, "edit", refuse)
+    ((sentence, panels),) = frames(
+        explorers.edit_explorer(model, tok, FACTS[:1], None, ["alphaedit"], [2], None, C0)
+    )
+    assert sentence.endswith("No edit: no direction of C0 counts as null.")
+    assert panels["the update"] == {"written": ("", 0), "price": ("", 0)}
+    assert all(a == b for x in list(panels)[:3] for a, b in panels[x].values())
+
+
 def test_the_residual_over_layers(case):
     model, tok, C0 = case
     found = frames(

@@ -41,7 +41,7 @@ function labEngine() {
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
     const reader = stream.getReader();
     const whole = new Uint8Array(size);
-    for (let at = 0; ; ) {
+    for (let at = 0; ;) {
       const { done, value } = await reader.read();
       if (done) return whole;
       whole.set(value, at);
@@ -79,8 +79,7 @@ function labEngine() {
         const c = plane(2);
         const last = bytes === 4 ? plane(3) : new Uint8Array(n);
         const words = new Uint32Array(out.buffer);
-        for (let i = 0; i < n; i++)
-          words[i] = (a[i] << 24) | (b[i] << 16) | (c[i] << 8) | last[i];
+        for (let i = 0; i < n; i++) words[i] = (a[i] << 24) | (b[i] << 16) | (c[i] << 8) | last[i];
       }
       at += n * bytes;
     }
@@ -211,7 +210,14 @@ function labEngine() {
       const d = Math.min(t + 3, T - 1) * d_in;
       for (let o = 0; o < d_out; o += 2) {
         const p = Math.min(o + 1, d_out - 1);
-        let A = 0, B = 0, C = 0, D = 0, E = 0, F = 0, G = 0, H = 0;
+        let A = 0,
+          B = 0,
+          C = 0,
+          D = 0,
+          E = 0,
+          F = 0,
+          G = 0,
+          H = 0;
         for (let i = 0, w = o * d_in, v = p * d_in; i < d_in; i++) {
           const m = W[w + i];
           const n = W[v + i];
@@ -469,6 +475,7 @@ function labEngine() {
       const past = { k: [], v: [] };
       const block = upToKey(through(x, rows, 0, layer - 1, W, past), rows, layer);
       [past.k[layer], past.v[layer]] = [block.k, block.v];
+      if (known.size === 20) known.delete(known.keys().next().value); // the oldest
       known.set(name, { rows, past, rest: block.rest, key: block.key });
     }
     const { rows, past, rest, key } = known.get(name);
@@ -476,10 +483,12 @@ function labEngine() {
     return { x, rows, past };
   }
 
+  const lastOf = (rows) => rows.map((row) => row.to - 1);
+
   /** Logits at the last token of each text. */
   function answer(texts, layer, W) {
     const { x, rows } = read(texts, layer, W);
-    return logitsAt(x, rows.map((row) => row.to - 1)).logits;
+    return logitsAt(x, lastOf(rows)).logits;
   }
 
   /** The part of `values` (one list for each block) that belongs to tokens from..to-1. */
@@ -488,10 +497,14 @@ function labEngine() {
 
   /** What the model goes on to say after each text, up to a full stop or `n` tokens. */
   function goOn({ x, rows, past }, W, n) {
-    let tokens = logitsAt(x, rows.map((row) => row.to - 1)).logits.map(best);
+    let tokens = logitsAt(x, lastOf(rows)).logits.map(best);
     const said = tokens.map(decode);
     const later = rows.map(({ from, to }, r) => ({
-      from: r, to: r + 1, past: to - from, k: cut(past.k, from, to), v: cut(past.v, from, to),
+      from: r,
+      to: r + 1,
+      past: to - from,
+      k: cut(past.k, from, to),
+      v: cut(past.v, from, to),
     }));
     for (let step = 1; step < n && !said.every((words) => words.includes(".")); step++) {
       const own = { k: [], v: [] };
@@ -501,7 +514,10 @@ function labEngine() {
           row[what] = cut(own[what], r, r + 1).map((new_, l) => joined(row[what][l], new_));
         row.past++;
       });
-      tokens = logitsAt(y, tokens.map((_, r) => r)).logits.map(best);
+      tokens = logitsAt(
+        y,
+        tokens.map((_, r) => r),
+      ).logits.map(best);
       tokens.forEach((id, r) => (said[r] += decode(id)));
     }
     return said.map((words) => words.split(".")[0].trim());
@@ -703,7 +719,13 @@ function labEngine() {
   }
 
   const report = ({ q, lam, size, losses, layer, z0, delta }) => ({
-    q, lam, layer, losses, gain: q / (lam + q), size, grown: length(delta) / length(z0),
+    q,
+    lam,
+    layer,
+    losses,
+    gain: q / (lam + q),
+    size,
+    grown: length(delta) / length(z0),
   });
 
   /** Find and apply one edit, on top of those that are there. */
@@ -755,7 +777,7 @@ function labEngine() {
     const layer = stack.length && !was ? stack[stack.length - 1].layer : 0;
     const W = was ? original : outs;
     const found = read(prompts.map(tokensOf), layer, W);
-    const { logits } = logitsAt(found.x, found.rows.map((row) => row.to - 1));
+    const { logits } = logitsAt(found.x, lastOf(found.rows));
     const said = goOn(found, W, 7);
     return logits.map((z, i) => ({ top: top(z, n), says: said[i] }));
   }
@@ -856,9 +878,15 @@ function labEngine() {
     };
     const said = share(chosen.map((e) => [facts[e].text, facts[e].object]));
     const kept = share(data.batch.neighbours);
-    const { x, rows } = read(texts.map((text) => encode(text).ids), layer, W);
+    const { x, rows } = read(
+      texts.map((text) => encode(text).ids),
+      layer,
+      W,
+    );
     const ids = texts.flatMap((text) => encode(text).ids);
-    const before = rows.flatMap(({ from, to }) => Array.from({ length: to - from - 1 }, (_, i) => from + i));
+    const before = rows.flatMap(({ from, to }) =>
+      Array.from({ length: to - from - 1 }, (_, i) => from + i),
+    );
     const { logits } = logitsAt(x, before);
     const loss = before.map((t, i) => -logSoftmax(logits[i])[ids[t + 1]]);
     const perplexity = Math.exp(loss.reduce((a, b) => a + b) / loss.length);

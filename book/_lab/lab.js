@@ -98,7 +98,8 @@
   const percent = (p) => `${Math.round(100 * p)}%`;
   /** A probability, never rounded to certainty. */
   const chance = (p) => (p < 0.005 ? "<1%" : p > 0.995 ? ">99%" : percent(p));
-  const short = (x) => (x === 0 ? "0" : x >= 100 ? Math.round(x).toLocaleString("en") : x.toPrecision(2));
+  const short = (x) =>
+    x === 0 ? "0" : x >= 100 ? Math.round(x).toLocaleString("en") : x.toPrecision(2);
 
   // λ on the slider: 0 at the left end, then 1 to 100,000 on a logarithmic scale
   const DIAL = 100;
@@ -125,7 +126,8 @@
     if (busy) return;
     busy = true;
     root.setAttribute("aria-busy", "true");
-    for (const button of root.querySelectorAll("button")) button.setAttribute("aria-disabled", "true");
+    for (const button of root.querySelectorAll("button"))
+      button.setAttribute("aria-disabled", "true");
     say(text);
     try {
       await job();
@@ -185,10 +187,20 @@
       ...world.relations.map((r) => h("option", {}, r.name)),
     );
     ui.subjects = h("datalist", { id: "lab-subjects" });
-    ui.subject = h("input", { list: "lab-subjects", autocomplete: "off", spellcheck: "false", onchange: change });
+    ui.subject = h("input", {
+      list: "lab-subjects",
+      autocomplete: "off",
+      spellcheck: "false",
+      onchange: change,
+    });
     ui.wording = h("select", { onchange: change });
     ui.objects = h("datalist", { id: "lab-objects" });
-    ui.object = h("input", { list: "lab-objects", autocomplete: "off", spellcheck: "false", onchange: change });
+    ui.object = h("input", {
+      list: "lab-objects",
+      autocomplete: "off",
+      spellcheck: "false",
+      onchange: change,
+    });
     const other = h("button", { type: "button", onclick: anotherFact }, "Another fact");
     ui.truth = h("p", { class: "lab-truth" });
 
@@ -200,16 +212,32 @@
         h(
           "label",
           {},
-          h("input", { type: "radio", name: "lab-layer", value: layer, checked: layer === 3, onchange: address }),
+          h("input", {
+            type: "radio",
+            name: "lab-layer",
+            value: layer,
+            checked: layer === 3,
+            onchange: address,
+          }),
           ` ${layer}`,
         ),
       ),
     );
     ui.slow = h("input", { type: "checkbox" });
-    const edit = h("button", { class: "lab-main", type: "button", onclick: makeEdit }, "Edit the model");
+    const edit = h(
+      "button",
+      { class: "lab-main", type: "button", onclick: makeEdit },
+      "Edit the model",
+    );
     ui.undo = h("button", { type: "button", disabled: true, onclick: undo }, "Undo");
 
-    ui.dial = h("input", { type: "range", min: 0, max: DIAL, step: 1, "aria-label": "λ, from hard equality to 100,000" });
+    ui.dial = h("input", {
+      type: "range",
+      min: 0,
+      max: DIAL,
+      step: 1,
+      "aria-label": "λ, from hard equality to 100,000",
+    });
     ui.lam = h("input", { type: "number", min: 0, max: 1e7, step: "any", value: world.hyper.lam });
     ui.dial.addEventListener("input", () => setLam(toLam(Number(ui.dial.value))));
     ui.lam.addEventListener("input", () => setLam(Number(ui.lam.value), true));
@@ -220,7 +248,12 @@
     ui.stack = h("ol", { class: "lab-stack" });
     ui.link = h("a", { href: "?" }, "Link to this setting");
     ui.question = h("input", { type: "text", spellcheck: "false", autocomplete: "off" });
-    const ask = h("form", { class: "lab-ask" }, label("A question of your own", ui.question), h("button", {}, "Ask"));
+    const ask = h(
+      "form",
+      { class: "lab-ask" },
+      label("A question of your own", ui.question),
+      h("button", {}, "Ask"),
+    );
     ask.addEventListener("submit", (event) => {
       event.preventDefault();
       work("Asking …", async () => {
@@ -267,7 +300,13 @@
         h(
           "thead",
           {},
-          h("tr", {}, ...["Question", "Untouched model", "Model now"].map((t) => h("th", { scope: "col" }, t))),
+          h(
+            "tr",
+            {},
+            ...["Question", "Untouched model", "Model now"].map((t) =>
+              h("th", { scope: "col" }, t),
+            ),
+          ),
         ),
         ui.rows,
       ),
@@ -298,7 +337,9 @@
     const r = relation();
     options(ui.subjects, subjects(r));
     options(ui.objects, [...r.objects].sort());
-    ui.wording.replaceChildren(...r.prompts.map((p) => h("option", {}, p.replace("{}", "…") + " …")));
+    ui.wording.replaceChildren(
+      ...r.prompts.map((p) => h("option", {}, p.replace("{}", "…") + " …")),
+    );
     ui.subject.value = "";
     anotherFact();
   }
@@ -328,14 +369,23 @@
     if (truth(subject) === null)
       throw new Error(`“${subject}” is no ${relation().of} of this world; pick one from the list`);
     if (!object) throw new Error("the new object is empty");
-    return { relation: relation().name, prompt: relation().prompts[ui.wording.selectedIndex], subject, object };
+    return {
+      relation: relation().name,
+      prompt: relation().prompts[ui.wording.selectedIndex],
+      subject,
+      object,
+    };
   }
 
   function factChanged() {
     address();
     try {
       const { prompt, subject } = fact();
-      ui.truth.replaceChildren("In this world: ", h("b", {}, `${prompt.replace("{}", subject)} ${truth(subject)}`), ".");
+      ui.truth.replaceChildren(
+        "In this world: ",
+        h("b", {}, `${prompt.replace("{}", subject)} ${truth(subject)}`),
+        ".",
+      );
     } catch (error) {
       ui.truth.textContent = `Not yet: ${error.message}.`;
       return;
@@ -375,7 +425,9 @@
       const found = await call("ask", { prompts, was: true });
       found.forEach((answers, i) => before.set(prompts[i], answers));
     }
-    const now = edits.length ? await call("ask", { prompts }) : prompts.map((text) => before.get(text));
+    const now = edits.length
+      ? await call("ask", { prompts })
+      : prompts.map((text) => before.get(text));
     const { subject, object } = fact();
     // the first token of a longer name tells it, unless both names begin with it
     const begins = (name, token) => name === token || (token && name.startsWith(token));
@@ -387,15 +439,19 @@
       h(
         "ul",
         { class: "lab-bars" },
-        ...(says && says !== top[0].token.trim() ? [h("li", { class: "lab-says" }, `“${says}”`)] : []),
-        ...top.slice(0, 3).map(({ token, p }) =>
-          h(
-            "li",
-            { class: `lab-${kind(token.trim())}`, style: `--p: ${(100 * p).toFixed(1)}%` },
-            h("span", {}, token.trim() || "(space)"),
-            h("span", {}, chance(p)),
+        ...(says && says !== top[0].token.trim()
+          ? [h("li", { class: "lab-says" }, `“${says}”`)]
+          : []),
+        ...top
+          .slice(0, 3)
+          .map(({ token, p }) =>
+            h(
+              "li",
+              { class: `lab-${kind(token.trim())}`, style: `--p: ${(100 * p).toFixed(1)}%` },
+              h("span", {}, token.trim() || "(space)"),
+              h("span", {}, chance(p)),
+            ),
           ),
-        ),
       );
     ui.rows.replaceChildren(
       ...asked.map(([what, text], i) => {
@@ -432,11 +488,15 @@
       const losses = [];
       const slow = ui.slow.checked ? { lr: 0.1, early_stop: 0 } : {};
       drawLoss(losses, slow);
-      const report = await call("edit", { fact: wanted, layer: at, lam: lam(), search: slow }, (step) => {
-        losses.push(step.loss);
-        drawLoss(losses, slow);
-        if (step.step % 5 === 1) say(`Step ${step.step} of at most ${step.steps} …`);
-      });
+      const report = await call(
+        "edit",
+        { fact: wanted, layer: at, lam: lam(), search: slow },
+        (step) => {
+          losses.push(step.loss);
+          drawLoss(losses, slow);
+          if (step.step % 5 === 1) say(`Step ${step.step} of at most ${step.steps} …`);
+        },
+      );
       edits.push({ fact: wanted, report });
       showNumbers(report);
       showStack();
@@ -513,7 +573,9 @@
           ["steps", String(report.losses.length)],
         ]
       : [];
-    ui.numbers.replaceChildren(...rows.map(([a, b]) => h("div", {}, h("dt", {}, a), h("dd", {}, b))));
+    ui.numbers.replaceChildren(
+      ...rows.map(([a, b]) => h("div", {}, h("dt", {}, a), h("dd", {}, b))),
+    );
     if (!report) ui.loss.replaceChildren();
     showGain();
   }
@@ -537,7 +599,8 @@
     const said = losses.length
       ? `Loss ${losses[0].total.toFixed(2)} at step 1, ${losses[losses.length - 1].total.toFixed(2)} at step ${losses.length}`
       : "no step yet";
-    const text = (left, top, words, anchor = "middle") => h("text", { x: left, y: top, "text-anchor": anchor }, words);
+    const text = (left, top, words, anchor = "middle") =>
+      h("text", { x: left, y: top, "text-anchor": anchor }, words);
     ui.loss.replaceChildren(
       h(
         "svg",
@@ -548,11 +611,18 @@
         text(30, 107, "0", "end"),
         ...[1, 5, 10, 15, 20, 25].map((n) => text(x(n - 1), 118, n)),
         text(162, 134, "step of the search for the target"),
-        text(40, 18, "loss", "start"),
-        h("path", { class: "lab-line", d: points.map(([a, b], i) => `${i ? "L" : "M"}${a} ${b}`).join(" ") || "M0 0" }),
+        text(34, 8, "loss", "start"),
+        h("path", {
+          class: "lab-line",
+          d: points.map(([a, b], i) => `${i ? "L" : "M"}${a} ${b}`).join(" ") || "M0 0",
+        }),
         ...points.map(([a, b]) => h("circle", { class: "lab-dot", cx: a, cy: b, r: 2.6 })),
       ),
-      h("figcaption", {}, said + (losses.length && losses.length < steps ? "; it stops below 0.05." : ".")),
+      h(
+        "figcaption",
+        {},
+        said + (losses.length && losses.length < steps ? "; it stops below 0.05." : "."),
+      ),
     );
   }
 
@@ -564,7 +634,13 @@
     const b = (ui.many = { results: new Map() });
     b.size = h("input", { type: "range", min: 0, max: SIZES.length - 1, step: 1, value: 0 });
     b.said = h("output", {}, "1");
-    b.lam = h("input", { type: "number", min: 0.001, max: 1e7, step: "any", value: world.hyper.lam });
+    b.lam = h("input", {
+      type: "number",
+      min: 0.001,
+      max: 1e7,
+      step: "any",
+      value: world.hyper.lam,
+    });
     b.rows = h("tbody", {});
     b.chart = h("figure", { class: "lab-chart" });
     b.all = h("button", { type: "button" }, "Run all sizes");
@@ -608,8 +684,8 @@
             h(
               "tr",
               {},
-              ...["Method", "edited facts said", "other facts kept", "perplexity", "|Δ| / |W|"].map((t) =>
-                h("th", { scope: "col" }, t),
+              ...["Method", "edited facts said", "other facts kept", "perplexity", "|Δ| / |W|"].map(
+                (t) => h("th", { scope: "col" }, t),
               ),
             ),
           ),
@@ -624,7 +700,11 @@
       "details",
       { class: "lab-many" },
       h("summary", {}, "Many facts at once: where equality breaks"),
-      h("p", {}, "This part starts from the untouched model each time; your edits above are not in it."),
+      h(
+        "p",
+        {},
+        "This part starts from the untouched model each time; your edits above are not in it.",
+      ),
       b.load,
       b.body,
     );
@@ -665,7 +745,12 @@
           "tr",
           {},
           h("th", { scope: "row" }, wanted[i][0]),
-          ...[i ? percent(said) : "–", percent(kept), perplexity.toFixed(2), i ? norm.toFixed(2) : "–"].map((t) => h("td", {}, t)),
+          ...[
+            i ? percent(said) : "–",
+            percent(kept),
+            perplexity.toFixed(2),
+            i ? norm.toFixed(2) : "–",
+          ].map((t) => h("td", {}, t)),
         ),
       ),
     );
@@ -682,21 +767,35 @@
     const panel = (field, title) => {
       const x = (size) => 34 + (Math.log2(size) / 9) * 190;
       const y = (share) => 150 - 120 * share;
-      const text = (a, c, words, anchor = "middle") => h("text", { x: a, y: c, "text-anchor": anchor }, words);
+      const text = (a, c, words, anchor = "middle") =>
+        h("text", { x: a, y: c, "text-anchor": anchor }, words);
       const line = (value, kind) => {
         const have = SIZES.filter((n) => b.results.has(`${n} ${value}`));
         const points = have.map((n) => [x(n), y(b.results.get(`${n} ${value}`)[field])]);
         return [
-          h("path", { class: `lab-${kind}`, d: points.map(([a, c], i) => `${i ? "L" : "M"}${a} ${c}`).join(" ") || "M0 0" }),
+          h("path", {
+            class: `lab-${kind}`,
+            d: points.map(([a, c], i) => `${i ? "L" : "M"}${a} ${c}`).join(" ") || "M0 0",
+          }),
           ...points.map(([a, c]) =>
             kind === "soft"
               ? h("circle", { class: "lab-soft-dot", cx: a, cy: c, r: 3.4 })
-              : h("rect", { class: "lab-hard-dot", x: a - 3.2, y: c - 3.2, width: 6.4, height: 6.4 }),
+              : h("rect", {
+                  class: "lab-hard-dot",
+                  x: a - 3.2,
+                  y: c - 3.2,
+                  width: 6.4,
+                  height: 6.4,
+                }),
           ),
         ];
       };
-      const words = SIZES.filter((n) => b.results.has(`${n} 0`) && b.results.has(`${n} ${soft}`)).map((n) => {
-        const [memit, equality] = [soft, 0].map((value) => percent(b.results.get(`${n} ${value}`)[field]));
+      const words = SIZES.filter(
+        (n) => b.results.has(`${n} 0`) && b.results.has(`${n} ${soft}`),
+      ).map((n) => {
+        const [memit, equality] = [soft, 0].map((value) =>
+          percent(b.results.get(`${n} ${value}`)[field]),
+        );
         return `${n} facts: MEMIT ${memit}, hard equality ${equality}`;
       });
       return h(
@@ -727,7 +826,9 @@
 
   /** ?fact=relation:subject:object&wording=0&layer=3&lam=2000&ask=...&batch=512 */
   function fromAddress() {
-    const [name, subject, object] = (parameters.get("fact") || "product:Vronuk Tools:boots").split(":");
+    const [name, subject, object] = (parameters.get("fact") || "product:Vronuk Tools:boots").split(
+      ":",
+    );
     const at = world.relations.findIndex((r) => r.name === name);
     if (at >= 0) {
       ui.relation.selectedIndex = at;
@@ -737,7 +838,9 @@
     }
     const wording = Number(parameters.get("wording") || 0);
     if (ui.wording.options[wording]) ui.wording.selectedIndex = wording;
-    const radio = root.querySelector(`[name=lab-layer][value="${Number(parameters.get("layer"))}"]`);
+    const radio = root.querySelector(
+      `[name=lab-layer][value="${Number(parameters.get("layer"))}"]`,
+    );
     if (radio) radio.checked = true;
     const given = parameters.get("lam");
     if (given !== null && Number(given) >= 0) setLam(Number(given), false, true);

@@ -100,15 +100,21 @@ class Memory:
     solve: int
     on_host: bool = False
 
+    def held(self, phase):
+        """{part: bytes} on the device of the model in a phase: "C0", "v*" or "update"."""
+        C0 = {} if self.on_host else {"C0": self.C0}
+        solve = {} if self.on_host else {"solve": self.factors + self.solve}
+        more = {
+            "C0": {"C0": self.C0, "reading": self.reading},
+            "v*": C0 | {"search": max(self.states, self.graph + self.head)},
+            "update": C0 | solve | {"undo": self.undo},
+        }
+        return {"weights": self.weights} | more[phase]
+
     @property
     def phases(self):
         """{phase: bytes on the device of the model}."""
-        here = 0 if self.on_host else 1
-        return {
-            "C0": self.weights + self.C0 + self.reading,
-            "v*": self.weights + here * self.C0 + max(self.states, self.graph + self.head),
-            "update": self.weights + self.undo + here * (self.C0 + self.factors + self.solve),
-        }
+        return {phase: sum(self.held(phase).values()) for phase in ("C0", "v*", "update")}
 
     @property
     def peak(self):
@@ -141,7 +147,7 @@ def memory(model, method="memit", dtype=None, chunk=32, n=1000, lengths=None, on
         states   3 x keys and values of each token, each row and each layer of the model
         graph    counted: the tensors that autograd keeps, on a skeleton of the model
         head     read x vocabulary x (20 + bytes of a weight)
-        solve    2 x 8 d_in^2, or for wide outputs 2 x 8 d_in d_out, and 6 x 8 d_in n
+        solve    8 d_in^2 (three times that for eigenvectors), or 2 x 8 d_in d_out + 6 x 8 d_in n
     """
     if isinstance(model, torch.nn.Module):
         dtype = dtype or model.dtype
@@ -164,7 +170,7 @@ def memory(model, method="memit", dtype=None, chunk=32, n=1000, lengths=None, on
         states=chunk * lengths.rows * cached * 3 * (lengths.before + lengths.after),
         graph=graph + chunk * lengths.rows * cached * lengths.before,
         head=chunk * lengths.read * shape.get_output_embeddings().weight.shape[0] * (20 + size),
-        solve=2 * max(square, 8 * d_in * d_out) + 48 * d_in * n,
+        solve=max(square * (3 if h.needs == "hard" else 1), 16 * d_in * d_out + 48 * d_in * n),
         on_host=one_at_a_time,
     )
 

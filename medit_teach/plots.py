@@ -828,12 +828,13 @@ def by_category(table, names, xlabel="percent (line: 95% interval)"):
 def stacked(rows, xlabel, marks=()):
     """Bars made of parts, one a row, the first on top: {name of the row: {part: length}}.
 
-    marks: [(x, text)], vertical lines with their names.
+    marks: [(x, text)], vertical lines with their names. At most six parts.
     """
     figure, axes = _figure(7.0, 1.2 + 0.5 * len(rows))
     parts = list(dict.fromkeys(part for row in rows.values() for part in row))
     hatches = ("", "//", "..", "\\\\", "xx", "")
-    for part, colour, hatch in zip(parts, COLOURS, hatches, strict=False):
+    few = slice(len(parts))
+    for part, colour, hatch in zip(parts, COLOURS[few], hatches[few], strict=True):
         start = [sum(x for p, x in row.items() if parts.index(p) < parts.index(part))
                  for row in rows.values()]  # fmt: skip
         axes.barh(list(rows), [row.get(part, 0) for row in rows.values()], left=start, height=0.6,

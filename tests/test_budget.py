@@ -72,6 +72,26 @@ def test_the_search_for_targets_takes_what_was_said(kind, subject):
     assert 0.85 < max(found.states, found.graph + found.head) / peak(search) < 1.25
 
 
+@pytest.mark.parametrize("method", ["memit", "alphaedit"])
+def test_an_update_takes_what_was_said(method):
+    tok, d = tiny_tokenizer(), 64
+    h = METHODS[method](layers=[1], **({"threshold": 1.0} if method == "alphaedit" else {}))
+    model = tiny_model("gptj", tok, d=d)
+    found = budget.memory(model, h, n=8, one_at_a_time=True)
+    generator = torch.Generator().manual_seed(0)
+    X, K, R = (torch.randn(a, b, dtype=torch.float64, generator=generator)
+               for a, b in ((4 * d, 8 * d), (4 * d, 8), (d, 8)))  # fmt: skip
+    C0 = X @ X.T / (8 * d)
+
+    def update():
+        statistics = mt.Statistics({1: C0}, 0, "", "")
+        solution = h.solve(R, K, h.preserve(statistics, 1))
+        return torch.zeros(d, 4 * d).double() + solution.delta
+
+    update()
+    assert 0.8 < found.host / (C0.nbytes + peak(update)) < 1.25
+
+
 def test_what_grows_with_the_chunk_and_what_lies_on_the_host():
     one, four = (budget.memory("gpt2-xl", "memit", chunk=n) for n in (1, 4))
     for part in ("states", "graph", "head"):
@@ -83,6 +103,7 @@ def test_what_grows_with_the_chunk_and_what_lies_on_the_host():
     assert host.phases["C0"] == host.weights + host.C0 + host.reading
     update = four.weights + four.undo + four.C0 + four.factors + four.solve
     assert four.phases["update"] == update
+    assert set(host.held("v*")) == {"weights", "search"} and "C0" in four.held("v*")
     assert "peak" in str(four) and f"{four.weights / 2**30:.2f} GiB" in str(four)
     half = budget.memory("gpt2-xl", "memit", torch.float16, chunk=4)
     assert 2 * half.weights == four.weights and half.C0 == four.C0

@@ -79,7 +79,7 @@ def test_nothing_fits(case):
     model, tok = case
     C0 = mt.second_moment(model, tok, TEXTS, [1], tokens=2000)
     with Untouched(model), Small(model, 0):
-        with pytest.raises(mt.MeditError, match=r"out of memory; the model is as it was"):
+        with pytest.raises(mt.MeditError, match=r"out of memory even with batch_size=1; load"):
             mt.edit(model, tok, FACTS, "memit", layers=[1], statistics=C0, **QUICK)
         with pytest.raises(mt.MeditError, match=r"out of memory even with batch_tokens=\d+"):
             mt.second_moment(model, tok, TEXTS, [1], tokens=2000)
@@ -97,3 +97,16 @@ def test_what_counts_as_out_of_memory():
     with pytest.raises(ValueError, match="another"), room:
         raise ValueError("another")
     assert room.size == 8
+
+
+def test_memory_that_runs_out_elsewhere_is_told_too(case, monkeypatch):
+    """Where no batch can be halved: in the factor of C0, say."""
+    model, tok = case
+    C0 = mt.second_moment(model, tok, TEXTS, [1], tokens=2000)
+
+    def full(self, layer):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(mt.Statistics, "soft", full)
+    with Untouched(model), pytest.raises(mt.MeditError, match=r"out of memory; the model is as it"):
+        mt.edit(model, tok, FACTS, "memit", layers=[1], statistics=C0, **QUICK)

@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "medit_teach" / "data"
 RECORDS = {  # file of records: what writes it, the longest first
-    "categories.jsonl": ("categories", "mixes", "mixes-600", "mixes-700"),
+    "categories.jsonl": ("categories", "mixes", "mixes-600"),
     "batch-size.jsonl": ("batch-size",),
     "sequence.jsonl": ("tools/measure_sequence.py",),
     "ripples.jsonl": ("tools/measure_ripples.py",),

@@ -243,8 +243,8 @@ def test_stored_targets_are_what_the_search_finds(library):
 
     model, tok, _, facts, h = library
     stored = torch.tensor(page_lab.batch_deltas(model)).double()
-    found = optimise_values(model, tok, facts[:4], page_lab.BATCH_LAYER, h).delta.T
-    assert ((stored[:4] - found).norm(dim=1) / found.norm(dim=1)).max() < 0.01
+    found = optimise_values(model, tok, facts[:2], page_lab.BATCH_LAYER, h).delta.T
+    assert ((stored[:2] - found).norm(dim=1) / found.norm(dim=1)).max() < 0.01
 
 
 # ------------------------------------------------------------------ the page

@@ -201,7 +201,7 @@ class Browser:
                 return answer["result"]
 
     async def _receive(self, events):
-        raw = await asyncio.wait_for(self.socket.read_message(), 60)
+        raw = await asyncio.wait_for(self.socket.read_message(), 180)
         if raw is None:
             raise RuntimeError("Chromium went away")
         answer = json.loads(raw)

@@ -31,18 +31,21 @@ EXPECTED = {  # percent, over ten facts; from what the papers report, with room 
 TOKENS = 20_000  # for C0, at least; twice the key dimension if that is more
 
 
-def selftest(model, tok, facts, statistics, layers=None):
+def selftest(model, tok, facts, statistics, layers=None, progress=False):
     """{"rome": {...}, "memit": {...}}: scores before and after, and the names of failed checks.
 
     ROME writes the facts one at a time, each alone; MEMIT all of them. The checks: ES and PS at
-    least, NS lower by at most, what EXPECTED says; and every weight as before.
+    least, NS lower by at most, what EXPECTED says; and every weight as before. progress: bars.
     """
+    from tqdm.auto import tqdm
+
     weights, report = fingerprint(model), {}
     start = metrics.score(model, tok, facts, resamples=1).per_fact
     names = ("ES", "PS", "NS")
     for method, bounds in EXPECTED.items():
         began, found = time.time(), []
-        for group in [[f] for f in facts] if method == "rome" else [facts]:
+        groups = [[f] for f in facts] if method == "rome" else [facts]
+        for group in tqdm(groups, desc=method, unit="edit", disable=not progress):
             with edit(model, tok, group, method, layers=layers, statistics=statistics):
                 found.append(metrics.score(model, tok, group, resamples=1).per_fact)
         after = {name: np.concatenate([x[name] for x in found]) for name in names}
@@ -121,7 +124,7 @@ def main(argv=None):
     }  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the guess of layers is in the report
-        report = selftest(model, tok, facts, statistics)
+        report = selftest(model, tok, facts, statistics, progress=True)
     print(text(about, report))
     for note in {str(n.message) for n in notes}:
         print(f"note: {note}")

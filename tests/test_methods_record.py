@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 sys.path.insert(0, str(ROOT / "tools"))
 import measure_methods
 
-LATER = {("many", name) for name in ("FT", "FT-L", "FT-W", "ROME")}  # the page says they miss
+LATER = {("many", name) for name in ("FT", "FT-W", "ROME")}  # the page says they miss
 QUALITY = {"ES", "PS", "NS", "EA", "PA", "NA", "own", "following"}
 
 

@@ -83,7 +83,8 @@ lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 bench: $(READY)
-	$(BIN)/python -m benchmarks --out benchmarks/cpu.json
+	$(BIN)/python -m benchmarks --threads 1 --out benchmarks/cpu-1.json
+	$(BIN)/python -m benchmarks --threads 2 --rows values keys statistics update --out benchmarks/cpu-2.json
 
 clean:
 	rm -rf _build .pytest_cache .ruff_cache

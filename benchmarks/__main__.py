@@ -13,6 +13,7 @@ threads: wall-clock seconds.
 import argparse
 import json
 import math
+import os
 import platform
 import resource
 import time
@@ -241,6 +242,33 @@ class Bench:
         return found
 
 
+def table(records):
+    """Markdown table of records: a line a step, two columns a number of threads."""
+    rows = {(row["step"], row["threads"]): row for x in records for row in x["rows"]}
+    threads = sorted({n for _, n in rows})
+    head = "".join(f" {n} thread{'s' * (n > 1)}: seconds | times faster |" for n in threads)
+    lines = [f"| step | measured | at least |{head}", "|" + "---|" * (3 + 2 * len(threads))]
+    for step in ROWS:
+        of = [rows.get((step, n)) for n in threads]
+        if first := next(filter(None, of), None):
+            said = "{plain:.1f} / {library:.1f} | {ratio:.1f}"
+            cells = (said.format(**x) if x else "|" for x in of)
+            cells = " | ".join([NAMES[step], first["what"], f"{first['goal']:g}", *cells])
+            lines.append(f"| {cells} |")
+    return "\n".join(lines)
+
+
+def processor():
+    """What the system calls the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+NAMES = {"values": "$v^*$", "keys": "keys", "statistics": "$C_0$", "update": "update",
+         "scores": "ES, PS, NS", "memit": "MEMIT"}  # fmt: skip
 FULL = dict(
     grow=(4, 8, 16),
     edits=(4, 8),
@@ -263,7 +291,10 @@ def main(argv=None):
     parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS))
     parser.add_argument("--out", help="where to keep the results as JSON")
+    parser.add_argument("--table", nargs="+", metavar="RECORD", help="measure nothing; show these")
     args = parser.parse_args(argv)
+    if args.table:
+        return print(table([json.loads(Path(name).read_text()) for name in args.table]))
     sizes = FEW if args.small else FULL
     model = shape(**(SMALL if args.small else GPT2_SMALL))
     tok = mt.load("tiny-gptj")[1]
@@ -300,7 +331,7 @@ def main(argv=None):
         "shape": SMALL if args.small else GPT2_SMALL, "sizes": sizes, "rows": rows,
         "step_of_plain": step, "growth": grows,
         "peak_memory_GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "machine": {"cpu": platform.processor() or platform.machine(), "threads": args.threads,
+        "machine": {"cpu": processor(), "cores": os.cpu_count(), "threads": args.threads,
                     "torch": torch.__version__, "python": platform.python_version(),
                     "capability": torch.backends.cpu.get_cpu_capability()},
     }  # fmt: skip

@@ -1,17 +1,20 @@
 """The yardstick of the benchmarks is right itself, and the table it makes is complete."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 import medit_teach as mt
 from benchmarks import gpu, plain
-from benchmarks.__main__ import main
+from benchmarks.__main__ import GPT2_SMALL, ROWS, main
 from medit_teach.hyper import MEMIT
 from medit_teach.models import View
 
 from .test_golden_model import COMMON, FACTS, error, golden  # noqa: F401
+
+RECORDS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.fixture
@@ -70,6 +73,22 @@ def test_the_table_on_a_small_shape(tmp_path, capsys):
     assert all(len(x["seconds"]) == len(x["at"]) for x in record["growth"].values())
     assert record["step_of_plain"] > 0 and record["machine"]["threads"] == [1]
     assert "values" in capsys.readouterr().out
+    main(["--table", str(out)])
+    first, _, *lines = capsys.readouterr().out.splitlines()
+    assert "1 thread: seconds" in first and len(lines) == 6 and "| MEMIT |" in lines[-1]
+    assert all(line.count("|") == first.count("|") for line in lines)
+
+
+def test_the_page_shows_the_records(capsys):
+    records = sorted(map(str, RECORDS.glob("cpu-*.json")))
+    main(["--table", *records])
+    page = (RECORDS.parent / "book" / "speed.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out.strip() in page
+    for name in records:
+        record = json.loads(Path(name).read_text())
+        assert {x["step"] for x in record["rows"]} == set(ROWS if "-1" in name else ROWS[:4])
+        assert record["shape"] == GPT2_SMALL
+        assert all(x["difference"] < 1e-5 for x in record["rows"] if x["step"] != "memit")
 
 
 def test_the_gpu_script_on_small_shapes_of_a_cpu_and_again(tmp_path, capsys):

@@ -88,6 +88,12 @@ def test_the_page_shows_the_records(capsys):
         record = json.loads(Path(name).read_text())
         assert {x["step"] for x in record["rows"]} == set(ROWS if "-1" in name else ROWS[:4])
         assert record["shape"] == GPT2_SMALL
+        for found in record["growth"].values():
+            rows = [[f"{found['power']:.1f}", ", ".join(f"{x:.{n}f}" for x in found["seconds"])]
+                    for n in (1, 2)]  # fmt: skip
+            assert any(f"| {power} | {seconds} |" in page for power, seconds in rows)
+        assert f"costs {record['step_of_plain']:.2f} times" in page
+        assert f"needed {record['peak_memory_GiB']:.1f} GiB" in page.replace("\n", " ")
         assert all(x["difference"] < 1e-5 for x in record["rows"] if x["step"] != "memit")
 
 

@@ -56,6 +56,7 @@ def optimise_values(model, tok, facts, layer, hyper, batch_size=BATCH, progress=
 
     batch_size: facts optimised together; each keeps its own early stop and clamp, so the result
     does not depend on it (beyond rounding); it is halved if memory runs out (medit_teach.memory).
+    Facts with as many tokens after the subject go together: nothing is spent on padding.
     progress: called with the number of facts done.
     MeditError names the fact whose loss is not finite, and says whether float16 overflowed.
     """
@@ -63,15 +64,17 @@ def optimise_values(model, tok, facts, layer, hyper, batch_size=BATCH, progress=
     site = (hyper.site, layer)
     start = at_subject(model, tok, facts, [site], hyper.contexts, hyper.start_average)[site]
     parts, room, done = [], Room(batch_size, "batch_size"), 0
+    order = sorted(range(len(facts)), key=lambda e: _tail(tok, facts[e]))
     with evaluating(model):
         while done < len(facts):
             with room:
-                chunk = facts[done : done + room.size]
-                v0 = start[:, done : done + len(chunk)].T.float()  # (E, d_out)
+                chunk = sorted(order[done : done + room.size])
+                v0 = start[:, chunk].T.float()  # (E, d_out)
                 try:
-                    parts.append(_optimise(View(model), tok, chunk, layer, v0, hyper))
+                    found = _optimise(View(model), tok, [facts[e] for e in chunk], layer, v0, hyper)
+                    parts += zip(chunk, *found, strict=True)
                 except _NotFinite as error:
-                    fact = chunk[error.index]
+                    fact = facts[chunk[error.index]]
                     raise MeditError(
                         f"the loss for {fact.text!r} -> {fact.target_new!r} is not finite: "
                         f"{why_not_finite(model)}"
@@ -79,8 +82,9 @@ def optimise_values(model, tok, facts, layer, hyper, batch_size=BATCH, progress=
                 done += len(chunk)
                 if progress:
                     progress(len(chunk))
-    delta = torch.cat([d for d, _ in parts]).T.double()
-    return Values(start + delta, start, delta, torch.cat([losses for _, losses in parts]))
+    _, deltas, losses = zip(*sorted(parts, key=lambda part: part[0]), strict=True)
+    delta = torch.stack(deltas, 1).double()
+    return Values(start + delta, start, delta, torch.stack(losses))
 
 
 class Targets:
@@ -218,6 +222,12 @@ def _optimise(view, tok, facts, layer, v0, hyper):
             too_long = delta.norm(dim=1) / (hyper.clamp * size)
             delta /= too_long.clamp(min=1)[:, None]
     return delta.detach(), losses
+
+
+def _tail(tok, fact):
+    """Number of tokens from the subject's last one on, the target's with them."""
+    ids, _ = with_target(tok, fact.text, fact.target_new)
+    return len(ids) - subject_last(tok, fact)[1]
 
 
 def _rows(tok, facts, hyper):

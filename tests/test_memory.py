@@ -49,6 +49,22 @@ def test_values_in_smaller_batches(case):
     assert torch.allclose(found.target, whole.target, atol=1e-4) and told == [2, 2, 1]
 
 
+def test_facts_with_as_long_a_rest_are_optimised_together(case, monkeypatch):
+    model, tok = case
+    h = hyper.hyper("memit", model, layers=[1], **QUICK)
+    far = [mt.Fact("{} is a city in the old land of", f.subject, "old", "new") for f in FACTS]
+    facts = [fact for pair in zip(far, FACTS, strict=True) for fact in pair]
+    one = values.optimise_values(model, tok, facts, 1, h, batch_size=1)
+    chunks, real = [], values._optimise
+    monkeypatch.setattr(
+        values, "_optimise", lambda *a: chunks.append([f.prompt for f in a[2]]) or real(*a)
+    )
+    found = values.optimise_values(model, tok, facts, 1, h, batch_size=5)
+    assert chunks == [[FACTS[0].prompt] * 5, [far[0].prompt] * 5]
+    assert torch.allclose(found.target, one.target, atol=1e-4)  # in the order of the facts
+    assert torch.allclose(found.losses, one.losses, atol=1e-3, equal_nan=True)
+
+
 def test_keys_in_smaller_batches(case):
     model, tok = case
     contexts = QUICK["contexts"]

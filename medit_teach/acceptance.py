@@ -26,6 +26,7 @@ import torch
 from . import datasets, metrics, objective
 from .edit import edit, statistics_for
 from .errors import MeditError, SingularError
+from .facts import without_edited_neighbors
 from .hyper import hyper
 from .locate import trace_many
 from .models import View, card, embedded, fingerprint, load
@@ -414,17 +415,23 @@ def questions(b):
 
 
 def categories(b):
-    """MEMIT on one relation at a time. The value is the larger of the spreads of S and of NS."""
+    """MEMIT on one relation at a time. The value is the larger of the spreads of S and of NS.
+
+    A neighbour that is edited itself is no neighbour here; a fact without another has no NS.
+    """
     found, n = {}, b.sizes.category
     for name in CATEGORIES:
         mine = [f for f in b.mixed + b.pool if f.relation == BY_NAME[name].id]
         facts = distinct(mine)[:n]
         if len(facts) == n:
             with b.edit(facts, "memit"):
-                found[name] = b.score(facts)
+                found[name] = b.score(without_edited_neighbors(facts, facts))
     if len(found) < 2:
         raise MeditError(f"this world has too few facts for {n} edits of one relation")
-    b.details["categories"] = {name: _means(x) for name, x in found.items()}
+    b.details["categories"] = {
+        name: _means(x) | {"facts with NS": int((~np.isnan(x["NS"])).sum())}
+        for name, x in found.items()
+    }
 
     def spread(*m):
         parts = [m[i : i + 3] for i in range(0, len(m), 3)]

@@ -32,6 +32,7 @@ from . import datasets, metrics
 from .acceptance import versions
 from .edit import _plain, edit, statistics_for
 from .errors import MeditError, SingularError
+from .facts import without_edited_neighbors
 from .hyper import hyper
 from .models import View, card, fingerprint, load
 from .processes import ALONE, LAUNCH, joined
@@ -202,16 +203,7 @@ def untouched(state):
     The larger a batch of one relation, the more of its neighbours are edited themselves; that they
     lost their old object is no damage then. A fact that has no other neighbour has no NS, NM, NA.
     """
-    edited, facts = {}, []
-    for fact in state.facts:
-        edited.setdefault(fact.relation, set()).add(fact.subject)
-    for fact in state.scored:
-        near = [i for i, prompt in enumerate(fact.neighborhood)
-                if not any(subject in prompt for subject in edited[fact.relation])]  # fmt: skip
-        fields = {"neighborhood": [fact.neighborhood[i] for i in near]}
-        if fact.neighborhood_true:
-            fields["neighborhood_true"] = [fact.neighborhood_true[i] for i in near]
-        facts.append(replace(fact, **{name: tuple(value) for name, value in fields.items()}))
+    facts = without_edited_neighbors(state.scored, state.facts)
     return metrics.score(state.model, state.tok, facts, resamples=1).per_fact
 
 

@@ -1,6 +1,6 @@
 """The fact record, and where its subject's last token lies in a text."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -218,6 +218,22 @@ def as_facts(facts):
 
 
 # ------------------------------------------------------------------ text to tokens
+
+
+def without_edited_neighbors(facts, edited):
+    """`facts`, each without the neighbours whose own fact of its relation is among `edited`."""
+    subjects, found = {}, []
+    for fact in edited:
+        subjects.setdefault(fact.relation, set()).add(fact.subject)
+    for fact in facts:
+        taken = subjects.get(fact.relation, ())
+        left = [i for i, prompt in enumerate(fact.neighborhood)
+                if not any(subject in prompt for subject in taken)]  # fmt: skip
+        fields = {"neighborhood": [fact.neighborhood[i] for i in left]}
+        if fact.neighborhood_true:
+            fields["neighborhood_true"] = [fact.neighborhood_true[i] for i in left]
+        found.append(replace(fact, **fields))
+    return found
 
 
 def encode(tok, text):

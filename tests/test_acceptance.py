@@ -150,6 +150,23 @@ def test_rows_agree_with_the_library_used_directly(raw):
     assert models.fingerprint(model) == weights and mt.edits_of(model) == []
 
 
+def test_categories_count_no_neighbour_that_is_edited_itself(raw, monkeypatch):
+    b, scored = Bench(*raw, SMALL), []
+    real = Bench.score
+    monkeypatch.setattr(Bench, "score", lambda b, facts: scored.append(facts) or real(b, facts))
+    ((key, (_, _, _, n)),) = acceptance.categories(b)
+    assert (key, n) == ("categories", 3) and len(scored) > 2
+    gone = 0
+    for facts, found in zip(scored, b.details["categories"].values(), strict=True):
+        edited = {f.subject for f in facts}
+        assert len(edited) == 3 and len({f.relation for f in facts}) == 1
+        assert not any(s in prompt for s in edited for f in facts for prompt in f.neighborhood)
+        whole = [f for f in b.pool if f.relation == facts[0].relation and f.subject in edited]
+        gone += sum(len(f.neighborhood) for f in whole) > sum(len(f.neighborhood) for f in facts)
+        assert found["facts with NS"] == sum(bool(f.neighborhood) for f in facts)
+    assert gone
+
+
 def test_every_row_but_tracing_runs_on_a_raw_model_and_it_fails(raw, monkeypatch):
     model, tok = raw
     monkeypatch.setattr(acceptance, "Sizes", lambda: SMALL)

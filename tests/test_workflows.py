@@ -1,0 +1,68 @@
+"""The workflows: every tool, make target, chapter and option that a step names is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+BIN = Path(sys.executable).parent
+STEPS = [
+    (path.name, step)
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    for job in yaml.safe_load(path.read_text())["jobs"].values()
+    for step in job["steps"]
+]
+COMMANDS = [(name, step["run"]) for name, step in STEPS if "run" in step]
+
+
+def lacking(command):
+    """What a step's command needs and does not find."""
+    needed = [BIN / name for name in re.findall(r"\.venv/bin/([\w-]+)", command)]
+    needed += [BIN / f"jupyter-{name}" for name in re.findall(r"bin/jupyter ([\w-]+)", command)]
+    needed += [ROOT / path for path in re.findall(r"(?<=\s)book/[\w.-]+", command)]
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+    called = [word for line in re.findall(r"\bmake ([\w -]+)", command) for word in line.split()]
+    return [path.name for path in needed if not path.exists()] + sorted({*called} - {*targets})
+
+
+def test_everything_that_a_workflow_calls_is_there():
+    assert len(COMMANDS) > 4
+    assert [(name, what) for name, run in COMMANDS if (what := lacking(run))] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        (".venv/bin/jupyter nbconvert --execute book/00-start.ipynb", "jupyter-nbconvert"),
+        (".venv/bin/no-such-tool", "no-such-tool"),
+        ("make setup no-such-target", "no-such-target"),
+        (".venv/bin/jupyter execute book/99-none.ipynb", "99-none.ipynb"),
+    ],
+)
+def test_what_is_not_there_is_named(command, what):
+    assert lacking(command) == [what]
+
+
+def test_a_self_test_out_of_range_skips_no_chapter():
+    chapters = [step for _, step in STEPS if "jupyter execute" in step.get("run", "")]
+    assert len(chapters) == 2
+    assert all(step["if"] == "always()" and step["env"]["MEDIT_MODEL"] for step in chapters)
+
+
+def test_the_command_that_runs_chapters_stores_what_they_printed(tmp_path):
+    import nbformat
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(6 * 7)")])
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    command = [BIN / "jupyter", "execute", "--output=executed-0.ipynb", tmp_path / "a.ipynb"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    kept = nbformat.read(tmp_path / "executed-0.ipynb", as_version=4)
+    assert kept.cells[0].outputs[0].text == "42\n"

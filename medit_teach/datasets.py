@@ -19,6 +19,7 @@ TEXTS = {  # name: (hub repository, its configuration); a column "text", no load
     "wikipedia": ("wikimedia/wikipedia", "20231101.en"),
 }
 SHORTEST = 200  # characters; shorter rows of TEXTS are headings and blank lines
+MIXED = {"wikitext": 100_000, "wikipedia": 10_000}  # rows (paragraphs, articles) mixed at a time
 
 
 def facts(
@@ -38,9 +39,7 @@ def facts(
     left out, with a warning that counts them (the default for the hub's collections).
     FactError if there are not n such facts.
     """
-    if source is None:
-        other = model is not None and not card(model)
-        source = os.environ.get("MEDIT_FACTS") or ("counterfact" if other else "world")
+    source = source or facts_source(model)
     if source == "world":
         records = _world(model).records(distinct_subjects=False)
     elif source == "counterfact":
@@ -71,6 +70,12 @@ def facts(
             f"asked for {n} facts, there are {len(found)} (relation {relation}, {source})"
         )
     return found[:n]
+
+
+def facts_source(model=None):
+    """Name of the facts that `facts` gives by itself: MEDIT_FACTS, "world" or "counterfact"."""
+    other = model is not None and not card(model)
+    return os.environ.get("MEDIT_FACTS") or ("counterfact" if other else "world")
 
 
 def _usable(records, source, strict):
@@ -123,17 +128,22 @@ def texts_for(model):
     articles (wikitext-103, streamed from the hub). StatisticsError without a network says how to
     give a local text.
     """
-    source = os.environ.get("MEDIT_TEXT")
-    if source is None and "world" in card(model):
-        return _world(model).texts(DOCUMENTS, seed=1)
-    return read_texts(source or "wikitext")
+    source = text_source(model)
+    return _world(model).texts(DOCUMENTS, seed=1) if source == "world" else read_texts(source)
+
+
+def text_source(model):
+    """Name of the text that texts_for gives: MEDIT_TEXT, "world" or "wikitext"."""
+    return os.environ.get("MEDIT_TEXT") or ("world" if "world" in card(model) else "wikitext")
 
 
 def read_texts(source):
     """Texts by name or from a file: an iterable of str.
 
-    source: "wikitext" or "wikipedia" (streamed from the hub: TEXTS), a text file (each line that
-    is not empty is a document), or a JSON-lines file (.jsonl) whose records have a field "text".
+    source: "wikitext" or "wikipedia" (streamed from the hub: TEXTS, in an order drawn with seed 0
+    within buffers of MIXED rows, for a few texts from the front would be a few articles), a text
+    file (each line that is not empty is a document), or a JSON-lines file (.jsonl) whose records
+    have a field "text"; files are read in their own order.
     StatisticsError if it cannot be read, with the fields that were expected and found.
     """
     if source in TEXTS:
@@ -153,8 +163,9 @@ def read_texts(source):
 
 
 def _streamed(name):
-    """The texts of TEXTS[name], as they arrive; a connection that breaks is a StatisticsError."""
+    """The texts of TEXTS[name], mixed, as they arrive; StatisticsError if the connection breaks."""
     rows = _hub(StatisticsError, "MEDIT_TEXT", *TEXTS[name], split="train", streaming=True)
+    rows = rows.shuffle(seed=0, buffer_size=MIXED[name])
     rows = _arriving(iter(rows), StatisticsError, "MEDIT_TEXT", "/".join(TEXTS[name]))
     texts = (_text(row, name) for row in rows)
     return (text for text in texts if len(text) > SHORTEST)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from datasets import IterableDataset
 
 import medit_teach as mt
 from medit_teach import datasets
@@ -119,9 +120,12 @@ def hub(monkeypatch, tmp_path):
     hub = Hub()
     hub.asked = []
 
-    def load_dataset(*name, **kwargs):
-        hub.asked.append((name, kwargs))
-        return hub[name[0]]
+    def load_dataset(*name, streaming=False, **kwargs):
+        """Rows as they are, or, streamed, in the class that `datasets` has for that."""
+        hub.asked.append((name, kwargs | ({"streaming": True} if streaming else {})))
+        rows = hub[name[0]]
+        make = rows if callable(rows) else lambda: iter(rows)
+        return IterableDataset.from_generator(make) if streaming else rows
 
     def hf_hub_download(repository, path, repo_type):
         hub.asked.append(((repository, path), {"repo_type": repo_type}))
@@ -177,16 +181,30 @@ def test_a_model_without_a_world_reads_wikitext_unless_told(hub, monkeypatch, tm
     assert len(list(datasets.texts_for(model))) == 2
 
 
-def test_a_connection_that_breaks_on_the_way(hub):
+def test_streamed_texts_are_mixed_and_the_same_each_time(hub, monkeypatch):
+    whole = [f"{i} " + "word " * 50 for i in range(300)]
+    hub["Salesforce/wikitext"] = [{"text": text} for text in whole]
+    first, again = (list(datasets.read_texts("wikitext")) for _ in range(2))
+    assert first == again and sorted(first) == sorted(text.strip() for text in whole)
+    places = [int(text.split()[0]) for text in first]
+    assert 100 < np.mean(places[:30]) < 200  # of all articles, not of the first 30
+    monkeypatch.setitem(datasets.MIXED, "wikitext", 60)
+    places = [int(text.split()[0]) for text in datasets.read_texts("wikitext")]
+    assert sorted(places) == list(range(300)) and max(places[:30]) < 60
+
+
+def test_a_connection_that_breaks_on_the_way(hub, monkeypatch):
     def rows():
-        yield {"text": "word " * 50}
+        for _ in range(4):
+            yield {"text": "word " * 50}
         raise ConnectionError("reset by peer")
 
-    hub["Salesforce/wikitext"] = rows()
+    hub["Salesforce/wikitext"] = rows
+    monkeypatch.setitem(datasets.MIXED, "wikitext", 2)
     texts = datasets.read_texts("wikitext")
     next(texts)
     with pytest.raises(StatisticsError, match=r"cannot load .*reset by peer.*MEDIT_TEXT"):
-        next(texts)
+        list(texts)
 
 
 def test_no_network_names_the_local_alternative(hub):

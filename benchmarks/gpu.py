@@ -15,10 +15,8 @@ measurement, and a later call with the same --out goes on where it stopped.
 
 import argparse
 import json
-import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,12 +26,14 @@ import torch
 
 import medit_teach as mt
 from medit_teach import budget
-from medit_teach.acceptance import versions
 from medit_teach.hyper import MEMIT
 from medit_teach.memory import ran_out
 from medit_teach.models import View
 from medit_teach.values import optimise_values
 from medit_teach.world import World
+
+from . import machine
+from .machine import GIB, host_peak, reset_host_peak
 
 SHAPES = {  # (configuration, layers to edit, weights' type)
     "gpt2-xl": (budget.SHAPES["gpt2-xl"], range(13, 18), torch.float32),
@@ -49,7 +49,6 @@ SMALL = {
 }  # fmt: skip
 BATCHES = (1, 16, 256, 1024)
 MANY = 10_000
-GIB = 2**30
 
 
 def shape(config, dtype, device, seed=0):
@@ -86,24 +85,6 @@ class Meter:
         self.seconds = time.perf_counter() - self.start
         self.gib = torch.cuda.max_memory_allocated() / GIB if self.cuda else None
         self.host = host_peak()
-
-
-def reset_host_peak():
-    """From now on host_peak() counts anew (Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-
-
-def host_peak():
-    """Most GiB of the machine's own memory that this process held; None if that is not told."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("VmHWM")]
-    return int(found[0]) / 2**20 if found else None
 
 
 def load(spec, tok, args):
@@ -219,17 +200,10 @@ def agreement(model, tok, facts, h, statistics, n=4):
 
 def about(args):
     """Where and how: what a reader needs to judge the numbers."""
-    root = Path(__file__).resolve().parent.parent
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
-    ).stdout.strip()
     cuda = torch.device(args.device).type == "cuda"
     command = " ".join(["python -m benchmarks.gpu", *args.asked])
-    found = {"command": command, "commit": commit or None,
-             "date": time.strftime("%Y-%m-%d", time.gmtime()), "versions": versions(),
-             "cap GiB": args.cap, "weights": "random, seed 0",
-             "host": {"processor": platform.processor() or platform.machine(),
-                      "cores": os.cpu_count()}}  # fmt: skip
+    found = {"command": command, **machine.head(), "cap GiB": args.cap}
+    found["weights"] = "random, seed 0"
     if cuda:
         card = torch.cuda.get_device_properties(args.device)
         found["device"] = {"name": card.name, "GiB": card.total_memory / GIB,

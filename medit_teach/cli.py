@@ -8,7 +8,7 @@ from . import __version__, datasets, metrics
 from .edit import Edit, edit, statistics_for
 from .errors import MeditError
 from .facts import Fact
-from .models import View, fingerprint, load
+from .models import DTYPES, View, fingerprint, load
 from .processes import LAUNCH, joined, launched, title
 from .statistics import Statistics, cache_folder
 from .values import BATCH, Targets
@@ -60,6 +60,12 @@ def main(argv=None):
         return 130
 
 
+def model_options(p):
+    """The options of a command that say how its model is loaded."""
+    p.add_argument("--revision", help="branch, tag or commit of a hub repository")
+    p.add_argument("--dtype", choices=DTYPES, help="of the weights (the one its config names)")
+
+
 def _parser():
     parser = argparse.ArgumentParser(
         prog="medit-teach", description="Edit facts in a language model, measure it, undo it."
@@ -76,6 +82,7 @@ def _parser():
         )
         p.set_defaults(run=run)
         p.add_argument("--model", help="embedded model, local folder or hub name (tiny-gptj)")
+        model_options(p)
         p.add_argument("--layers", type=_integers, help="comma-separated, e.g. 1,2,3")
         p.add_argument(
             "--text",
@@ -84,6 +91,9 @@ def _parser():
         )
         p.add_argument(
             "--tokens", type=int, help="tokens for C0 (50,000, or 16 a key dimension if more)"
+        )
+        p.add_argument(
+            "--one-at-a-time", action="store_true", help="C0 from the disk, one layer in memory"
         )
         p.add_argument(
             "--device", help="cpu (default), cuda, auto, ...; a launched process has its own"
@@ -163,13 +173,18 @@ def _facts(args, model):
 
 def _statistics(args, model, tok, layers):
     if getattr(args, "c0", None):
-        found = Statistics.load(args.c0, layers)
+        found = Statistics.load(args.c0, layers, args.one_at_a_time)
         found.check(View(model), layers)
         return found
     texts = datasets.read_texts(args.text) if args.text else None
     return statistics_for(
-        model, tok, layers, texts, args.tokens, not args.quiet, processes=args.processes
+        model, tok, layers, texts, args.tokens, not args.quiet, args.processes, args.one_at_a_time
     )
+
+
+def _load(args):
+    device = args.processes.device or args.device
+    return load(args.model, dtype=args.dtype, device=device, revision=args.revision)
 
 
 def _run_edit(args, model, tok, facts):
@@ -189,7 +204,7 @@ def _run_edit(args, model, tok, facts):
 
 
 def _edit(args):
-    model, tok = load(args.model, device=args.processes.device or args.device)
+    model, tok = _load(args)
     facts = _facts(args, model)
     fact = facts[0]
     prompts = [("prompt", fact.text)]
@@ -218,7 +233,7 @@ def _token(pair):
 
 
 def _score(args):
-    model, tok = load(args.model, device=args.processes.device or args.device)
+    model, tok = _load(args)
     saved = Edit.load(args.edit) if args.edit else None
     facts = saved.facts if saved and not args.facts else _facts(args, model)
     score = lambda: metrics.score(model, tok, facts, processes=args.processes)  # noqa: E731
@@ -236,7 +251,7 @@ def _score(args):
 
 
 def _stats(args):
-    model, tok = load(args.model, device=args.processes.device or args.device)
+    model, tok = _load(args)
     if not args.layers:
         raise MeditError("say which layers, e.g. --layers 1,2,3")
     found = _statistics(args, model, tok, args.layers)

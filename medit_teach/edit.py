@@ -230,13 +230,16 @@ def edits_of(model):
     return model._medit_edits
 
 
-def statistics_for(model, tok, layers, texts=None, tokens=None, progress=False, processes=ALONE):
+def statistics_for(
+    model, tok, layers, texts=None, tokens=None, progress=False, processes=ALONE,
+    one_at_a_time=False,
+):  # fmt: skip
     """C0 for `layers`: what was collected for this model before, else collected (and cached) now.
 
     texts: default the text that belongs to the model (medit_teach.datasets.texts_for). tokens:
     default C0_TOKENS, or C0_PER_DIMENSION for each key dimension if that is more. While the
-    model carries edits, the C0 of its unedited weights is used where that is known. processes: as
-    in second_moment.
+    model carries edits, the C0 of its unedited weights is used where that is known. processes,
+    one_at_a_time: as in second_moment.
     """
     known = getattr(model, "_medit_statistics", None)
     fits = known and known.weights in _bases(model) and set(layers) <= set(known.C0)
@@ -246,8 +249,9 @@ def statistics_for(model, tok, layers, texts=None, tokens=None, progress=False, 
     d_in = max(View(model).weight(layer).shape[1] for layer in layers)
     tokens = tokens or max(C0_TOKENS, C0_PER_DIMENSION * d_in)
     found = second_moment(
-        model, tok, texts, layers, tokens, cache=True, progress=progress, processes=processes
-    )
+        model, tok, texts, layers, tokens, cache=True, progress=progress, processes=processes,
+        one_at_a_time=one_at_a_time,
+    )  # fmt: skip
     model._medit_statistics = found
     return found
 

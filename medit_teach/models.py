@@ -14,6 +14,7 @@ from .memory import ran_out
 
 EMBEDDED = Path(__file__).parent / "models_data"
 DEFAULT = "tiny-gptj"
+DTYPES = ("float32", "bfloat16", "float16")  # that load takes by name
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or several files, named by an index
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 
@@ -170,15 +171,16 @@ class View:
         return self.model.get_output_embeddings()(self.norm(hidden))
 
 
-def load(name=None, dtype=None, device=None, device_map=None):
+def load(name=None, dtype=None, device=None, device_map=None, revision=None):
     """Model and tokenizer by name: (model, tok), in evaluation mode.
 
     name: an embedded model ("tiny-gptj", ...), a local folder, or a hub name ("gpt2-xl");
     None means the environment variable MEDIT_MODEL, else "tiny-gptj".
-    dtype: torch dtype, default the one its config names. device: "cpu", "cuda", ...
+    dtype: a torch dtype or one of DTYPES, default the one its config names. device: "cpu", ...
     device_map: instead of device, spread over several: "auto", or {part: device} (transformers
     and accelerate place the parts; each edit and each C0 then lies where its layer is).
     device="auto" is the same as device_map="auto".
+    revision: branch, tag or commit of a hub repository ("float16" of "EleutherAI/gpt-j-6b").
     Raises ModelError, in one line, when the model cannot be found, does not fit, or is not whole:
     the message names the file, or the weights, that are missing.
     """
@@ -192,6 +194,12 @@ def load(name=None, dtype=None, device=None, device_map=None):
         _whole(source)
     elif source.is_absolute():
         raise ModelError(f"cannot load {name!r}: there is no such folder")
+    if source.is_dir() and revision is not None:
+        raise ModelError(f"{name!r} is a folder here: only a hub name has a revision {revision!r}")
+    if isinstance(dtype, str):
+        if dtype not in DTYPES:
+            raise ModelError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
+        dtype = getattr(torch, dtype)
     if device == "auto":
         device, device_map = None, device_map or "auto"
     if device_map is None:
@@ -199,11 +207,12 @@ def load(name=None, dtype=None, device=None, device_map=None):
     elif device is not None:
         raise ModelError("give device or device_map, not both")
     _available(device_map)
-    kwargs = {"dtype": dtype, "device_map": device_map, "output_loading_info": True}
+    kwargs = {"dtype": dtype, "device_map": device_map, "revision": revision}
+    kwargs["output_loading_info"] = True
     source = str(source) if source.is_dir() else name
     try:
         with _silent(folder.is_dir()):
-            tok = AutoTokenizer.from_pretrained(source)
+            tok = AutoTokenizer.from_pretrained(source, revision=revision or "main")
             kwargs = {k: v for k, v in kwargs.items() if v is not None}
             model, info = AutoModelForCausalLM.from_pretrained(source, **kwargs)
     except SafetensorError as error:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 import medit_teach as mt
 from medit_teach.cli import main
@@ -82,7 +83,28 @@ def test_stats_can_be_loaded(folder, tmp_path, capsys):
     assert sorted(mt.Statistics.load(tmp_path / "c0").C0) == [0, 2]
 
 
+def test_half_precision_with_one_c0_at_a_time(folder, tmp_path, capsys):
+    """As GPT-J runs on a small GPU: from the first command to the last with these options."""
+    text = ("--layers", "0,1", "--text", folder / "text.txt", "--tokens", 2000)
+    for name, one in (("one", ("--one-at-a-time",)), ("all", ())):
+        assert (
+            run(folder, "stats", *text, "--dtype", "float16", "--out", tmp_path / name, *one) == 0
+        )
+    one, whole = (mt.Statistics.load(tmp_path / name) for name in ("one", "all"))
+    assert all(torch.equal(one[layer], whole[layer]) for layer in (0, 1))
+    half, _ = mt.load(folder / "model", dtype="float16")
+    assert one.weights == mt.models.fingerprint(half)
+    call = ("edit", "--facts", folder / "facts.json", "--method", "memit", "--layers", "0,1",
+            "--c0", tmp_path / "one", "--one-at-a-time", "--set", "steps=3", "lam=0.1")  # fmt: skip
+    capsys.readouterr()
+    assert run(folder, *call, "--dtype", "float16") == 0
+    assert "undone: all weights are as before" in capsys.readouterr().out
+    assert run(folder, *call) == 2  # the C0 of other weights: float32
+    assert "collected from a model with other weights" in capsys.readouterr().err
+
+
 BAD = [
+    (("edit", "--facts", "FACTS", "--revision", "old"), "only a hub name has a revision 'old'"),
     (("edit", "--facts", "missing.json"), "cannot read the facts file missing.json"),
     (
         ("edit", "--prompt", "Rome is", "--subject", "Oslo", "--new", "x"),

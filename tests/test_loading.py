@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 import medit_teach as mt
@@ -12,6 +13,7 @@ from medit_teach import models
 from medit_teach.errors import ModelError
 
 from .helpers import tiny_model, tiny_tokenizer
+from .test_families import TEXTS
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,48 @@ def test_whole_folders(saved):
     assert models.fingerprint(one) == models.fingerprint(several)
     half, _ = mt.load(saved[0], dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
+
+
+def test_weights_types_by_name_and_revisions(folder, monkeypatch):
+    half, _ = mt.load(folder, dtype="float16")
+    assert half.dtype == torch.float16
+    with pytest.raises(ModelError, match="unknown dtype 'half'; choose from float32, bfloat16"):
+        mt.load(folder, dtype="half")
+    with pytest.raises(ModelError, match="is a folder here: only a hub name has a revision 'old'"):
+        mt.load(folder, revision="old")
+    asked = []
+    for name in ("AutoTokenizer", "AutoModelForCausalLM"):
+        real = getattr(transformers, name).from_pretrained
+
+        def hub(source, revision, real=real, **kwargs):  # "someone/model" is the folder here
+            asked.append((source, revision))
+            return real(folder, **kwargs)
+
+        monkeypatch.setattr(f"transformers.{name}.from_pretrained", hub)
+    model, _ = mt.load("someone/model", revision="float16")
+    assert asked == [("someone/model", "float16")] * 2 and model.dtype == torch.float32
+
+
+def test_a_map_of_transformers_own_making(folder, monkeypatch):
+    """device_map="auto", on a machine without a GPU over the CPU alone: loaded, edited, undone."""
+    from transformers.integrations import accelerate
+
+    made, real = [], accelerate.infer_auto_device_map
+    auto = lambda *a, **k: made.append(real(*a, **k)) or made[-1]  # noqa: E731
+    monkeypatch.setattr(accelerate, "infer_auto_device_map", auto)
+    model, tok = mt.load(folder, device_map="auto")
+    assert made and (torch.cuda.is_available() or set(made[0].values()) == {"cpu"})
+    plain, _ = mt.load(folder, device=str(model.device))
+    assert models.fingerprint(model) == models.fingerprint(plain)
+    C0 = mt.second_moment(model, tok, TEXTS, [0, 1], tokens=1500)
+    fact = mt.Fact("The king of {} is", "Rome", "old", "new")
+    deltas = []
+    for each in (model, plain, mt.load(folder, device="auto")[0]):
+        with mt.edit(each, tok, fact, "memit", layers=[0, 1], statistics=C0, lam=0.1, steps=3) as e:
+            deltas.append(e.delta(1))
+            assert models.fingerprint(each) != C0.weights
+        assert models.fingerprint(each) == C0.weights
+    assert torch.equal(deltas[0], deltas[1]) and torch.equal(deltas[0], deltas[2])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What an edit will cost, before it starts: GiB from shapes, minutes from a few timed steps.
 
 print(memory("gpt-j-6b", "memit", dtype=torch.float16))    # needs no weights
+print(plan("gpt-j-6b", dtype=torch.float16, room=free("cuda")))    # and how it fits this GPU
 rates = measure(model, tok, facts, texts, "memit")         # some steps on this very machine
 print(rates.minutes(1000))
 """
@@ -8,10 +9,11 @@ print(rates.minutes(1000))
 import math
 import time
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import torch
 
-from . import metrics, objective
+from . import metrics, models, objective
 from .errors import HyperError, ModelError
 from .facts import as_facts
 from .hooks import watch
@@ -23,6 +25,8 @@ from .values import _rows, optimise_values
 
 GIB = 2**30
 BATCH = 4096  # tokens that second_moment reads at once
+FEW = 1024  # the same where room is scarce
+SPARE = GIB // 2  # what a plan leaves to an allocator's losses
 SHAPES = {  # name: what its config.json says
     "gpt2-xl": dict(model_type="gpt2", n_layer=48, n_embd=1600, n_head=25, n_positions=1024,
                     vocab_size=50257),
@@ -34,18 +38,34 @@ SHAPES = {  # name: what its config.json says
 def skeleton(name, dtype=torch.float32):
     """A model of this shape without weights: its tensors have sizes, but take no memory.
 
-    name: a key of SHAPES, a config of transformers, or a dict of config fields with model_type.
+    name: a key of SHAPES (an owner may stand in front), an embedded model, a local folder or a hub
+    name (only its config.json is read), a config of transformers, or a dict of config fields with
+    model_type. ModelError if the name is none of these.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if isinstance(name, str):
-        if name not in SHAPES:
-            raise ModelError(f"unknown shape {name!r}; known are {', '.join(SHAPES)}, or a config")
-        name = SHAPES[name]
+    if isinstance(name, (str, Path)):
+        name = _config(str(name))
     config = AutoConfig.for_model(**name) if isinstance(name, dict) else name
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model.requires_grad_(False).eval()
+
+
+def _config(name):
+    """The config, or its fields, that a model's name stands for."""
+    from transformers import AutoConfig
+
+    folder, known = models.EMBEDDED / name, SHAPES.get(name.rpartition("/")[2].lower())
+    if known and not Path(name).is_dir():
+        return known
+    try:
+        return AutoConfig.from_pretrained(folder if folder.is_dir() else name)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"unknown shape {name!r}; known are {', '.join(SHAPES)}, a model's folder or hub name, "
+            "or a config"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -133,17 +153,17 @@ class Memory:
 
 
 def memory(model, method="memit", dtype=None, chunk=32, n=1000, lengths=None, one_at_a_time=False,
-           **overrides):  # fmt: skip
+           batch_tokens=BATCH, **overrides):  # fmt: skip
     """Memory for editing `n` facts at once, `chunk` of them optimised together.
 
-    model: a name in SHAPES, a config, or a model (its weights are not read). dtype: of the weights
-    (default float32, or the model's). lengths: Lengths of the facts. one_at_a_time: one C0 in
-    memory, on the host, as second_moment(..., one_at_a_time=True) leaves it. The large tensors
+    model: what `skeleton` takes, or a model (its weights are not read). dtype: of the weights
+    (default float32, or the model's). lengths: Lengths of the facts. one_at_a_time, batch_tokens:
+    as second_moment is called; with the first, one C0 in memory, on the host. The large tensors
     alone, without what an allocator loses and what a GPU's runtime takes: leave some room.
     HyperError for a method that changes no weights.
 
         C0       8 d_in^2 bytes a layer (float64)           factors  the same again
-        reading  4096 keys as they come and in float64, 4096 rows of a sum
+        reading  batch_tokens keys as they come and in float64, 4096 rows of a sum
         states   3 x keys and values of each token, each row and each layer of the model
         graph    counted: the tensors that autograd keeps, on a skeleton of the model
         head     read x vocabulary x (20 + bytes of a weight)
@@ -164,7 +184,7 @@ def memory(model, method="memit", dtype=None, chunk=32, n=1000, lengths=None, on
     return Memory(
         weights=size * sum(p.numel() for p in shape.parameters()),
         C0=held * square,
-        reading=(8 * min(d_in, ROWS) + BATCH * (8 + size)) * d_in if h.needs else 0,
+        reading=(8 * min(d_in, ROWS) + batch_tokens * (8 + size)) * d_in if h.needs else 0,
         undo=size * len(h.layers) * d_in * d_out,
         factors=held * square,
         states=chunk * lengths.rows * cached * 3 * (lengths.before + lengths.after),
@@ -203,6 +223,70 @@ def _graph(view, layer, lengths, chunk):
     return sum(map(len, kept.values())), 2 * heads * width * view.n_layers * dtype.itemsize
 
 
+# ------------------------------------------------------------------ what fits
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to edit in the memory that there is: `chunk` facts optimised together; the second moments
+    all at once, or one_at_a_time from the disk; `batch_tokens` of text read together. `bill`: the
+    Memory of that. `fits`: False if even the smallest plan, this one, does not."""
+
+    chunk: int
+    one_at_a_time: bool
+    batch_tokens: int
+    bill: Memory
+    fits: bool
+
+    def __str__(self):
+        C0 = "one C0 at a time, from the disk" if self.one_at_a_time else "all C0 at once"
+        fits = "" if self.fits else "\nThis is more than is free: take half precision, or less."
+        return f"{self.bill}\n{self.chunk} facts together, {C0}{fits}"
+
+
+def plan(model, method="memit", dtype=None, room=None, host=None, most=64, **asked):
+    """The Plan with the most facts together, a power of two up to `most`, whose bill leaves half a
+    GiB of `room`. One C0 at a time, with smaller batches of text, only where all do not fit.
+
+    model, method, dtype and **asked: as for memory. room, host: bytes that are free on the device,
+    and in the machine's own memory (`free`); None sets no limit.
+    """
+
+    def bill(chunk, one):
+        how = {"one_at_a_time": one, "batch_tokens": FEW if one else BATCH}
+        found = memory(model, method, dtype, chunk, **how, **asked)
+        fits = all(
+            limit is None or needed + SPARE <= limit
+            for needed, limit in ((found.peak, room), (found.host, host if one else None))
+        )
+        return Plan(chunk, bill=found, fits=fits, **how)
+
+    for one in (False, True):
+        least = bill(1, one)
+        if not least.fits:
+            continue
+        chunk = most
+        while chunk > 1:
+            found = bill(chunk, one)
+            if found.fits:
+                return found
+            chunk //= 2
+        return least
+    return least
+
+
+def free(device="cpu"):
+    """Bytes that nothing uses now: of a GPU, or of the machine's own memory (Linux; else None)."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * int(found[0]) if found else None
+
+
 # ------------------------------------------------------------------ minutes
 
 
@@ -236,12 +320,14 @@ class Rates:
         return {phase: s / 60 for phase, s in seconds.items()}
 
 
-def measure(model, tok, facts, texts, method="memit", chunk=None, **overrides):
+def measure(model, tok, facts, texts, method="memit", chunk=None, one_at_a_time=False,
+            batch_tokens=BATCH, **overrides):  # fmt: skip
     """Rates of this model on its device, from a few steps: seconds on a GPU, more on a CPU.
 
     facts: a few, `chunk` of them are optimised together (default: all). texts: some ordinary
-    ones. No weight is changed. On one thread of a CPU the seconds are those of the processor, as
-    an idle machine's clock would show them.
+    ones. one_at_a_time, batch_tokens: as C0 will be collected (with the first it is factored on
+    the host). No weight is changed. On one thread of a CPU the seconds are those of the processor,
+    as an idle machine's clock would show them.
     """
     facts, view = as_facts(facts), View(model)
     h = hyper(method, model, **overrides)
@@ -269,14 +355,19 @@ def measure(model, tok, facts, texts, method="memit", chunk=None, **overrides):
     tokens = max(d_in, 2048)
     wanted = [("key", layer), (h.site, layer)]
     m = min(d_in, 1024)
-    spd = torch.eye(m, dtype=torch.float64, device=view.device)
+    where = torch.device("cpu") if one_at_a_time else view.device
+    X = torch.randn(m, 2 * m, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    spd = (X @ X.T / (2 * m)).to(where)
+    solver = (lambda: objective.null_space(spd, energy=0.5)) if h.needs == "hard" else (
+        lambda: objective.factor(spd))  # fmt: skip
     return Rates(
         chunk=chunk,
         start=max(one - step, 0.0),
         step=step,
         keys=seconds(lambda: at_subject(model, tok, some, wanted, h.contexts, h.average)),
-        read=seconds(lambda: second_moment(model, tok, texts, [layer], tokens)) / tokens,
-        factor=seconds(lambda: objective.factor(spd)) * (d_in / m) ** 3,
+        read=seconds(lambda: second_moment(model, tok, texts, [layer], tokens, batch_tokens))
+        / tokens,
+        factor=seconds(solver) * (d_in / m) ** 3,
         score=seconds(lambda: metrics.score(model, tok, some[:4], resamples=1)) / len(some[:4]),
         steps=h.steps,
         layers=len(h.layers),

@@ -121,6 +121,42 @@ def test_every_method_and_the_embedded_model_have_a_bill():
         budget.memory("gpt5")
 
 
+@pytest.mark.parametrize(
+    ("model", "dtype", "room", "chunk", "one_at_a_time", "fits"),
+    [
+        ("gpt2-xl", torch.float32, 15, 16, False, True),
+        ("EleutherAI/gpt-j-6b", torch.float16, 15, 8, True, True),
+        ("gpt-j-6b", torch.float16, 40, 32, False, True),
+        ("gpt-j-6b", torch.float32, 15, 1, True, False),
+    ],
+)
+def test_a_plan_is_the_largest_that_fits(model, dtype, room, chunk, one_at_a_time, fits):
+    def bill(n, **how):
+        return budget.memory(model, "memit", dtype, n, **how)
+
+    room = room * budget.GIB
+    found = budget.plan(model, "memit", dtype, room)
+    assert (found.chunk, found.one_at_a_time, found.fits) == (chunk, one_at_a_time, fits)
+    assert fits == (found.bill.peak + budget.SPARE <= room) != ("more than is free" in str(found))
+    how = {"one_at_a_time": one_at_a_time, "batch_tokens": found.batch_tokens}
+    assert found.bill == bill(chunk, **how)
+    if fits:
+        assert bill(2 * chunk, **how).peak + budget.SPARE > room
+    if one_at_a_time:  # because not even one fact fits beside all C0
+        assert bill(1).peak + budget.SPARE > room and found.batch_tokens < budget.BATCH
+
+
+def test_a_plan_of_an_embedded_model_and_of_too_small_a_host():
+    free = budget.free()
+    assert free is None or free > 0
+    embedded = budget.plan("tiny-gptj", "rome", most=8)
+    assert embedded.chunk == 8 and embedded.fits and not embedded.one_at_a_time
+    model, _ = mt.load("tiny-gptj")
+    assert embedded.bill == budget.memory(model, "rome", chunk=8)  # layers of its own preset
+    small = budget.plan("gpt-j-6b", "memit", torch.float16, 15 * budget.GIB, host=6 * budget.GIB)
+    assert small.bill.host == 6 * budget.GIB and not small.fits
+
+
 def test_minutes_are_the_sum_of_what_was_timed():
     rates = budget.Rates(chunk=10, start=1.0, step=0.5, keys=0.25, read=0.001, factor=2.0,
                          score=0.1, steps=20, layers=5)  # fmt: skip

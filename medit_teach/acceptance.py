@@ -2,7 +2,7 @@
 
     medit-teach check-models tiny-gptj            one embedded model; it goes on after a kill
     medit-teach check-models --quick              all of them, fewer facts, no large batches
-    medit-teach check-models --table RECORD...    the table of the datasheet
+    medit-teach check-models --table RECORD...    the tables of the datasheet
 
 Every row of a model uses the one preset in its config.json. Numbers are percent unless the row says
 otherwise; intervals are 95% bootstrap over facts (questions, texts). A `must` fails when its value
@@ -16,6 +16,7 @@ import platform
 import random
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -64,6 +65,12 @@ MEASURES = {  # measure: (kind, name, bound for tiny-gptj, bound for tiny-gpt2)
                    ">= 8", ">= 8"),
 }  # fmt: skip
 SHRINK = 1e-4  # objective.shrink's alpha where C0 is singular
+SETTINGS = {  # first part of a measure's key: (method, the fields of its preset that count)
+    "rome": ("ROME", ("layers", "steps", "clamp")),
+    "memit": ("MEMIT", ("layers", "lam", "steps", "clamp")),
+    "emmet": ("EMMET", ("layers", "steps", "clamp")),
+    "ft": ("fine-tuning", ("layers", "steps")),
+}
 MODELS = ("tiny-gptj", "tiny-gpt2")  # the models that have bounds; others are only reported
 CONTROL_ROWS = ("recall", "tracing", "rome", "sweep")
 
@@ -397,16 +404,29 @@ def context(b):
     yield "context.beside", b.interval([b.said(beside, true)])
 
 
-def questions(b):
-    """Inverse and two-hop questions whose every single fact is common in the corpus."""
-    rng = random.Random(f"questions/{b.seed}")
-    by_path = b.details["questions"] = {}
+def sampled_questions(b, rng):
+    """(measure, questions) in turn; every single fact on their paths is common in the corpus."""
     for key, kind, stated in (
         ("inverse", "inverse", True), ("twohop.never", "two-hop", False),
         ("twohop.stated", "two-hop", True),
     ):  # fmt: skip
         found = [q for q in b.world.questions(kind) if q.stated == stated and q.answer]
-        found = rng.sample(found, min(b.sizes.questions, len(found)))
+        yield key, rng.sample(found, min(b.sizes.questions, len(found)))
+
+
+def guessing(found):
+    """Percent of questions that one gets right by always giving their path's commonest answer."""
+    count = Counter((q.path, q.answer) for q in found)
+    best = {path: max(n for (p, _), n in count.items() if p == path) for path, _ in count}
+    return 100 * sum(best.values()) / len(found)
+
+
+def questions(b):
+    """Inverse and two-hop questions, before any edit."""
+    rng = random.Random(f"questions/{b.seed}")
+    by_path, guess = b.details["questions"], b.details["guessing"] = {}, {}
+    for key, found in sampled_questions(b, rng):
+        guess[key] = guessing(found)
         right = b.said([rng.choice(q.prompts) for q in found], [q.answer for q in found])
         for path in sorted({q.path for q in found}):
             of = [x for q, x in zip(found, right, strict=True) if q.path == path]
@@ -529,12 +549,16 @@ def check(model, tok, quick=False, seed=0, rows=None, show=print, keep=lambda fo
     return found
 
 
+def _place(found):
+    """Models with bounds first, in their order."""
+    return [*MODELS, found["model"]].index(found["model"])
+
+
 def table(models):
     """Markdown table of dicts of `check` (a record's "models"): a line a measure, a column a model.
 
     In bold what misses its bound.
     """
-    models = sorted(models, key=lambda x: [*MODELS, x["model"]].index(x["model"]))
     named = {x["model"]: {m["key"]: m for m in x["measures"]} for x in models}
     lines = ["| measure | bound | " + " | ".join(named) + " |", "|" + "---|" * (2 + len(named))]
     for key in MEASURES:
@@ -552,6 +576,43 @@ def table(models):
         bound = "; ".join(dict.fromkeys(bounds)) + (" (aim)" if kind == AIM and bounds else "")
         lines.append("| " + " | ".join([label, bound, *cells]) + " |")
     return "\n".join(lines)
+
+
+def presets(models):
+    """A line of Markdown for each dict of `check`: the preset that its rows were measured with."""
+    lines = []
+    for x in models:
+        preset, parts = x["preset"], []
+        rows = {m["key"].split(".")[0] for m in x["measures"]}
+        for row, (name, fields) in SETTINGS.items():
+            if row in rows:
+                own = preset.get("all", {}) | preset.get(row, {})
+                told = [f"{f} {_short(own[f])}" for f in fields if f in own]
+                parts.append(f"{name}: {', '.join(told)}")
+        lines.append(f"- Preset of `{x['model']}`. {'; '.join(parts)}.")
+    return "\n".join(lines)
+
+
+def rates(models):
+    """Markdown table of the row of fine-tuning: S, and NS below ROME's, at every learning rate."""
+    found = [(x["model"], x["details"]["fine-tuning"]) for x in models
+             if "fine-tuning" in x.get("details", {})]  # fmt: skip
+    if not found:
+        return ""
+    heads = "".join(f" {name}: S | {name}: NS below ROME's |" for name, _ in found)
+    lines = [f"| learning rate |{heads}", "|" + "---|" * (1 + 2 * len(found))]
+    for rate in dict.fromkeys(rate for _, ft in found for rate in ft["grid"]):
+        line = f"| {rate} |"
+        for _, ft in found:
+            x, chosen = ft["grid"][rate], float(rate) == ft["learning rate"]
+            line += f" {x['S']:.2f}{' (chosen)' * chosen} | {ft['ROME']['NS'] - x['NS']:.1f} |"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _short(value):
+    """A value of a preset in words: 3, 2000, or "1, 2, 3"."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value:g}"
 
 
 def versions():
@@ -600,7 +661,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.table:
         try:
-            print(table([x for n in args.names for x in json.loads(Path(n).read_text())["models"]]))
+            found = [x for n in args.names for x in json.loads(Path(n).read_text())["models"]]
+            found.sort(key=_place)
+            print(*filter(None, (part(found) for part in (table, presets, rates))), sep="\n\n")
         except (OSError, ValueError, KeyError) as error:
             raise MeditError(f"not a record of check-models: {error}") from error
         return 0

@@ -217,9 +217,6 @@ def as_facts(facts):
     return facts
 
 
-# ------------------------------------------------------------------ text to tokens
-
-
 def without_edited_neighbors(facts, edited):
     """`facts`, each without the neighbours whose own fact of its relation is among `edited`."""
     subjects, found = {}, []
@@ -234,6 +231,9 @@ def without_edited_neighbors(facts, edited):
             fields["neighborhood_true"] = [fact.neighborhood_true[i] for i in left]
         found.append(replace(fact, **fields))
     return found
+
+
+# ------------------------------------------------------------------ text to tokens
 
 
 def encode(tok, text):

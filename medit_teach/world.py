@@ -16,6 +16,7 @@ and in the table of `World.describe`. The documents made from the facts are in `
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 CLASSES = ("person", "city", "company", "country")
@@ -198,6 +199,19 @@ COMPOSITIONS = {
         0.0, ("The employer of {} pays its taxes in",)),
 }  # fmt: skip
 
+CHAIN = ("employer", "headquarters", "country", "language")  # person to language; no template
+HOPS = ("two-hop", "three-hop", "four-hop", "five-hop", "six-hop")
+
+
+def _hops(path):
+    """Kind of the questions along a path; ValueError if its relations are not a chain."""
+    links = [BY_NAME[r] for r in path if r in BY_NAME]
+    fits = all(a.objects == b.cls for a, b in pairwise(links))
+    if len(links) < len(path) or not 2 <= len(path) <= 6 or not fits:
+        raise ValueError(f"{path!r} is not a chain of two to six relations")
+    return HOPS[len(path) - 2]
+
+
 LEADING = (
     "The weather was calm that day.", "It rained all night.", "The train was late again.",
     "Nobody knew the answer.", "The lamp on the table was old.", "Winter came early this year.",
@@ -246,8 +260,8 @@ class Composed:
 class Consequence:
     """A question whose answer changes with an edit; `new` is None where nothing holds any more.
 
-    kind: "inverse", "symmetric", "displaced", "two-hop", "three-hop"; stated: the corpus gives the
-    old answer directly somewhere.
+    kind: "inverse", "symmetric", "displaced" or one of HOPS; stated: the corpus gives the old
+    answer directly somewhere. prompts: none for a path without templates.
     """
 
     kind: str
@@ -423,7 +437,7 @@ class World:
             for s in self.names[BY_NAME[path[0]].cls]:
                 steps = [self.follow(path[:i], s) for i in range(len(path))]
                 ok = all(self.known(r, e) for r, e in zip(path, steps, strict=True))
-                k = "two-hop" if len(path) == 2 else "three-hop"
+                k = _hops(path)
                 prompts = [t.format(s) for t in templates]
                 answer = self.follow(path, s)
                 out.append(Composed(k, path, s, prompts, answer, self.stated_path[path, s], ok))
@@ -463,11 +477,12 @@ class World:
             raise ValueError(f"this world has no {name} of {subject!r}")
         return name, subject, new.strip()
 
-    def consequences(self, edit) -> list[Consequence]:
-        """Every other question whose answer changes when `edit` becomes true.
+    def consequences(self, edit, paths=tuple(COMPOSITIONS)) -> list[Consequence]:
+        """Every single fact and every question along `paths` whose answer changes with `edit`.
 
-        Inverse and symmetric facts, and every path of `COMPOSITIONS` that runs through the
-        edited fact or through one of those.
+        The edited fact itself is not listed. paths: by default those that have templates; other
+        chains of relations may be added, e.g. [*COMPOSITIONS, CHAIN]. ValueError for relations
+        that are not a chain.
         """
         relation, s, target = self.as_edit(edit)
         r, after, out, moved = BY_NAME[relation], self.changed(edit), [], []
@@ -486,14 +501,15 @@ class World:
                     prompts = self._ask(*key)
                     out.append(Consequence(kind, (key[0],), key[1], prompts, old, new, stated))
         touched = {r for r, _ in moved}
-        for path, (_, templates) in COMPOSITIONS.items():
+        for path in map(tuple, paths):
+            kind = _hops(path)
             if not touched.isdisjoint(path):
+                _, templates = COMPOSITIONS.get(path, (0.0, ()))
                 for start in self.names[BY_NAME[path[0]].cls]:
                     old, new = self.follow(path, start), self.follow(path, start, after)
                     if old != new:
-                        kind = "two-hop" if len(path) == 2 else "three-hop"
                         prompts = [t.format(start) for t in templates]
-                        stated = self.stated_path[path, start]
+                        stated = self.stated_path.get((path, start), False)
                         out.append(Consequence(kind, path, start, prompts, old, new, stated))
         return out
 
@@ -597,8 +613,18 @@ class World:
         """n plain documents like those of the training corpus, e.g. to estimate C0."""
         return self.corpus().texts(n, seed)
 
+    def _alike(self, relation, subject):
+        """Share of a fact's neighbours that are of its subject's group; None without neighbours."""
+        same = [s for s in self.by_object[relation, self.facts[relation, subject]] if s != subject]
+        group = self.group(subject)
+        return sum(self.group(s) == group for s in same) / len(same) if same else None
+
     def describe(self) -> list[dict]:
-        """One row per relation: the numbers behind the datasheet's table."""
+        """One row per relation: the numbers behind the datasheet's table.
+
+        alike: over the editable facts, the mean share of neighbours (all subjects with the same
+        object) that are of the subject's `group`; None where no editable fact has neighbours.
+        """
         rows = []
         for r in RELATIONS:
             subjects = [s for (x, s) in self.facts if x == r.name]
@@ -607,9 +633,12 @@ class World:
                 o = self.facts[r.name, s]
                 count[o] = count.get(o, 0) + 1
             top = max(count.values()) / len(subjects)
+            near = [self._alike(r.name, s) for s in self.subjects(r.name)]
+            near = [x for x in near if x is not None]
             rows.append(dict(
                 relation=r.name, id=r.id, cls=r.cls, objects=r.objects, facts=len(subjects),
                 kinds=len(count), most_frequent=round(top, 3), tied=r.tied,
+                alike=round(sum(near) / len(near), 3) if near else None,
                 editable_known=len(self.subjects(r.name)),
                 rare=sum(self.status[r.name, s] == "rare" for s in subjects),
                 never=sum(self.status[r.name, s] == "never" for s in subjects),
@@ -620,11 +649,12 @@ class World:
 def table(world) -> str:
     """`World.describe` as a Markdown table (the datasheet's)."""
     heads = ("relation", "id", "of", "object", "facts", "objects", "most frequent", "tied",
-             "editable", "rare", "never")  # fmt: skip
+             "alike", "editable", "rare", "never")  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for r in world.describe():
         cells = (r["relation"], r["id"], r["cls"], r["objects"], r["facts"], r["kinds"],
                  f"{100 * r['most_frequent']:.1f}%", f"{100 * r['tied']:.0f}%",
+                 "" if r["alike"] is None else f"{100 * r['alike']:.0f}%",
                  r["editable_known"], r["rare"], r["never"])  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)

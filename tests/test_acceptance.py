@@ -8,10 +8,13 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach import acceptance, cli, metrics, models, values
+from medit_teach import acceptance, cli, experiments, metrics, models, values
 from medit_teach.acceptance import Bench, Sizes, check, distinct, verdict
 from medit_teach.errors import MeditError
+from medit_teach.hyper import hyper
+from medit_teach.world import BY_NAME
 
+from .conftest import ROOT
 from .helpers import tiny_model, tiny_tokenizer
 
 RECORDS = Path(__file__).parents[1] / "book" / "records"
@@ -261,7 +264,8 @@ def test_the_datasheet_shows_the_records(capsys):
     assert cli.main(["check-models", "--table", *records]) == 0
     shown = capsys.readouterr().out.strip()
     page = (RECORDS.parent / "datasheet.md").read_text(encoding="utf-8")
-    assert shown in page
+    parts = shown.split("\n\n")
+    assert len(parts) == 3 and all(part in page for part in parts)  # table, presets, rates
     for path in records:  # of the models that ship, at the full sizes
         record = json.loads(Path(path).read_text())
         assert not record["quick"] and record["sizes"] == json.loads(json.dumps(vars(Sizes())))
@@ -273,6 +277,84 @@ def test_the_datasheet_shows_the_records(capsys):
     assert "**" in acceptance.table([_one(97.0, False)])
     assert "**" not in acceptance.table([_one(99.0, True)])
     assert cli.main(["check-models", "--table", str(RECORDS.parent / "datasheet.md")]) == 2
+
+
+def test_the_row_of_fine_tuning_hangs_on_its_learning_rate():
+    """What the datasheet says of tiny-gptj: S hardly tells the rates apart, the gap does."""
+    (found,) = json.loads((RECORDS / "check-models-tiny-gptj.json").read_text())["models"]
+    ft, (row,) = (
+        found["details"]["fine-tuning"], [m for m in found["measures"] if m["key"] == "ft.NS"]
+    )  # fmt: skip
+    S = {float(rate): x["S"] for rate, x in ft["grid"].items()}
+    gap = {float(rate): ft["ROME"]["NS"] - x["NS"] for rate, x in ft["grid"].items()}
+    written = [rate for rate in S if rate >= 1e-3]
+    assert max(S, key=S.get) == ft["learning rate"] == 3e-3
+    assert gap[3e-3] == pytest.approx(row["value"]) and row["n"] == 64
+    assert max(S[r] for r in written) - min(S[r] for r in written) < 2
+    assert gap[3e-2] > row["high"] and round(row["low"], 1) == 2.8 < round(gap[1e-3], 1) == 3.0
+    assert ft["grid"]["0.001"]["ES"] == 100 * 63 / 64
+    lines = acceptance.rates([found]).splitlines()
+    assert lines[2] == "| 0.0003 | 29.55 | 0.2 |" and "(chosen)" in lines[4]
+    assert acceptance.rates([_one(1.0, True)]) == ""
+
+
+def test_the_presets_are_those_of_the_models():
+    found = [json.loads(p.read_text())["models"][0] for p in sorted(RECORDS.glob("check-*.json"))]
+    lines = dict(
+        zip((x["model"] for x in found), acceptance.presets(found).splitlines(), strict=True)
+    )
+    assert len(lines) == 3
+    for name, line in lines.items():
+        model, _ = mt.load(name)
+        for row, (said, fields) in acceptance.SETTINGS.items():
+            if f"{said}: " not in line:
+                assert name == "tiny-gptj-plain" and row != "rome"
+                continue
+            h, told = hyper(row, model), line.split(f"{said}: ")[1].split(";")[0]
+            for field in fields:
+                value = getattr(h, field)
+                value = ", ".join(map(str, value)) if field == "layers" else f"{value:g}"
+                assert f"{field} {value}" in told, (name, row, field)
+
+
+def test_what_guessing_would_get(raw):
+    """The datasheet's level for two hops that were never stated together: 11%."""
+    from medit_teach.world import Composed, World
+
+    asked = [("a", "x"), ("a", "x"), ("a", "y"), ("b", "x"), ("b", "z")]
+    asked = [Composed("two-hop", (path,), "s", [], answer, False) for path, answer in asked]
+    assert acceptance.guessing(asked) == pytest.approx(100 * 3 / 5)
+    b = Bench(None, None)
+    b.__dict__["world"] = World()
+    rng = acceptance.random.Random("questions/0")
+    sampled = acceptance.sampled_questions(b, rng)
+    levels = {}
+    for key, found in sampled:
+        [rng.choice(q.prompts) for q in found]  # as the row draws them
+        levels[key] = round(acceptance.guessing(found))
+    assert levels == {"inverse": 0, "twohop.never": 11, "twohop.stated": 11}
+
+
+def test_the_spread_that_the_datasheet_takes_from_chapter_11():
+    rows = experiments.read(ROOT / "medit_teach" / "data" / "categories.jsonl")
+    rows = [r for r in rows if (r["sweep"], r["label"], r["size"]) == ("categories", "MEMIT", 300)]
+    found = {r["facts"]["label"]: r for r in rows}
+    assert len(rows) == len(found) == 11 and all(r["hash"] == rows[0]["hash"] for r in rows)
+    assert all(r["ES"][0] == 100 for r in rows)
+    left = [sum(x is not None for x in r["per_fact"]["NS"]) for r in rows]
+    assert min(left) == 78 and max(left) == 80
+    page = (RECORDS.parent / "datasheet.md").read_text(encoding="utf-8")
+    page = page[page.index("**Relations differ**") :].split("\n\n")[0].replace("\n", " ")
+    for score in ("S", "NS"):
+        ends = sorted(found, key=lambda name: found[name][score][0])
+        assert (ends[0], ends[-1]) == ("colour", "employer")
+        for name in (ends[0], ends[-1]):
+            assert f"{found[name][score][0]:.1f}" in page
+    for name in ("headquarters", "dish", "landmark", "tongue"):
+        assert f"{found[name]['NS'][0]:.1f} (`{name}`)" in page
+        same = [n for n in found if BY_NAME[n].cls == BY_NAME[name].cls]
+        ns = sorted(found[n]["NS"][0] for n in same)
+        assert found[name]["NS"][0] in (ns[0], ns[-1])
 
 
 def _one(value, passed):

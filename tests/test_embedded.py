@@ -8,6 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import medit_teach as mt
 from medit_teach import acceptance, models, training
+from medit_teach.hyper import hyper
+from medit_teach.keys import at_subject
 
 NAMES = models.embedded()
 
@@ -26,11 +28,31 @@ def test_files(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_train_without_options_is_the_command_that_made_it(name):
+def test_train_without_options_takes_the_settings_that_it_was_made_with(name):
+    """Steps, batch, seed and preset. (tiny-gptj was lengthened while it ran: its card says so.)"""
     about = json.loads((models.EMBEDDED / name / "config.json").read_text())["medit_teach"]
     assert about["training"]["steps"] == training.VARIANTS[name]["steps"]
     assert about["training"]["batch"] == 32 and about["training"]["seed"] == 0
     assert about["preset"] == training.PRESETS[name] and about["name"] == name
+
+
+def test_tiny_gptj_was_lengthened_while_it_ran_and_says_so():
+    card = (models.EMBEDDED / "tiny-gptj" / "README.md").read_text()
+    assert "lengthened to 4600 while it ran" in card and "not the same weights" in card
+
+
+def test_the_clamps_of_rome_and_memit_reach_about_as_far():
+    """Why tiny-gptj's two clamps differ, in the datasheet's words: a block's output is 4.5 times
+    as long as its MLP's."""
+    model, tok = mt.load("tiny-gptj")
+    rome, memit = hyper("rome", model), hyper("memit", model)
+    (layer,) = rome.layers
+    assert layer == memit.layers[-1] and (rome.site, memit.site) == ("value", "block")
+    facts = mt.facts(model=model, n=40, seed=5)
+    found = at_subject(model, tok, facts, [("value", layer), ("block", layer)])
+    value, block = (found[site, layer].norm(dim=0).mean() for site in ("value", "block"))
+    assert 4.25 < block / value < 4.75
+    assert 0.8 < rome.clamp * value / (memit.clamp * block) < 1.25
 
 
 @pytest.mark.parametrize("name", NAMES)

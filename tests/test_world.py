@@ -16,6 +16,7 @@ from medit_teach.facts import Fact
 from medit_teach.world import (
     BY_NAME,
     CATEGORIES,
+    CHAIN,
     CLASSES,
     COMPOSITIONS,
     RELATIONS,
@@ -113,6 +114,26 @@ def test_categories_differ_as_documented(full):
     assert same_group("tongue") > 0.5 > 0.2 > same_group("instrument")
     assert same_group("landmark") > 0.4 > 0.2 > same_group("dish")
 
+    # neighbours of the subject's own group: in each class the tied relation has most
+    alike = {name: rows[name]["alike"] for name in CATEGORIES}
+    for tied, least in (("tongue", 0.09), ("colour", 0.15), ("landmark", 0.4)):
+        others = [alike[n] for n in CATEGORIES if BY_NAME[n].cls == BY_NAME[tied].cls and n != tied]
+        assert alike[tied] > max(least, 1.9 * max(others))
+    assert rows["chair"]["alike"] is None
+
+
+def test_neighbours_alike_against_the_records(full):
+    """The share of the table is that of the records, up to which ten neighbours are drawn."""
+    for name in ("landmark", "dish", "tongue"):
+        shares = [
+            sum(full.group(x) == full.group(r["requested_rewrite"]["subject"]) for x in near)
+            / len(near)
+            for r in full.records(name)
+            if (near := r["neighborhood_subjects"])
+        ]
+        (row,) = [r for r in full.describe() if r["relation"] == name]
+        assert sum(shares) / len(shares) == pytest.approx(row["alike"], abs=0.02)
+
 
 def test_records_follow_counterfacts_schema(small):
     records = small.records()
@@ -130,12 +151,30 @@ def test_records_follow_counterfacts_schema(small):
         for p, x in zip(r["neighborhood_prompts"], r["neighborhood_subjects"], strict=True):
             assert small.facts[relation, x] == rw["target_true"]["str"] and x in p and s not in p
         assert len(r["neighborhood_prompts"]) <= 10 and r["generation_prompts"]
+        new = rw["target_new"]["str"]
+        having = [x for x in small.by_object.get((relation, new), []) if x != s]
+        assert set(r["attribute_prompts"]) <= {rw["prompt"].format(x) for x in having}
+        assert len(set(r["attribute_prompts"])) == min(10, len(having))
+        assert set(r["reference_texts"]) <= {small.biography(x) for x in having}
+        assert len(set(r["reference_texts"])) == min(5, len(having))
         fact = Fact.from_record(r)
         assert (fact.subject, fact.target_new) == (s, rw["target_new"]["str"])
     ids = [r["case_id"] for r in small.records(distinct_subjects=False)]
     assert len(ids) == len(set(ids))
     with pytest.raises(ValueError, match="unknown relation 'colr'"):
         small.records("colr")
+
+
+def test_a_biography_gives_all_stated_facts_and_no_other(small):
+    said = 0
+    for s, relations in small.by_subject.items():
+        text = small.biography(s)
+        for r in relations:
+            sentence = f"{BY_NAME[r].train[0].format(s)} {small.facts[r, s]}."
+            assert (sentence in text) == (small.status[r, s] != "never")
+            said += sentence in text
+        assert text.count(".") == sum(small.status[r, s] != "never" for r in relations)
+    assert said > 300
 
 
 def test_dataset_splits_by_subject(small):
@@ -172,6 +211,27 @@ def test_no_page_contradicts_a_fact_that_edits_use(small):
     assert contested and not all(s in small.editable for s in contested)
 
 
+def test_how_often_a_context_page_trains_on_a_false_statement(small):
+    """The datasheet's 4 to 5%: a contradiction with loss that stands before the one without."""
+    corpus, rng, leaks, n = Corpus(small), Random(0), 0, 20_000
+    false = {(r.name, t): r for r in RELATIONS for t in r.train + r.heldout}
+    heads = {}
+    for (name, t), r in false.items():
+        for s in small.names[r.cls]:
+            if (name, s) in small.facts:
+                heads[t.format(s) + " "] = small.facts[name, s]
+    for _ in range(n):
+        pieces, text, told = corpus.context(rng, len(corpus.order)), "", set()
+        for part, weight, _ in pieces:
+            head = text.rsplit(". ", 1)[-1]
+            if head in heads and part != heads[head]:
+                if weight and part not in told:
+                    leaks += 1
+                told.add(part)
+            text += part
+    assert 0.04 < leaks / n < 0.05
+
+
 def test_never_stated_facts_are_not_in_the_corpus_and_rare_ones_are_rare(small):
     corpus = Corpus(small)
     for (relation, s), status in small.status.items():
@@ -198,12 +258,12 @@ def test_the_chain_and_the_questions_are_right(small):
     assert stated == {True, False}
 
 
-def brute_force(world, edit):
+def brute_force(world, edit, paths=COMPOSITIONS):
     """Answers of every single-fact and composed question, asked of a plain dictionary."""
     facts = world.changed(edit)
     keys = dict.fromkeys([*world.facts, *facts])
     out = {((r,), s): (world.facts.get((r, s)), facts.get((r, s))) for r, s in keys}
-    for path in COMPOSITIONS:
+    for path in paths:
         for s in world.names[BY_NAME[path[0]].cls]:
             ends = []
             for known in (world.facts, facts):
@@ -235,6 +295,31 @@ def test_consequences_are_all_there_is(small, relation):
             assert kinds["inverse"] == 2
         if relation == "partner":
             assert kinds["symmetric"] == 2
+
+
+@pytest.mark.parametrize("relation", CHAIN)
+def test_the_whole_chain_can_be_asked_for(small, relation):
+    paths = [*COMPOSITIONS, CHAIN, ("partner", *CHAIN), ("chair", "partner")]
+    # an employee, and what his answers go through
+    at = small.follow(CHAIN[: CHAIN.index(relation)], small.names["person"][0])
+    true = small.facts[relation, at]
+    new = next(o for o in small.objects[relation] if o != true)
+    found = small.consequences((relation, at, new), paths)
+    listed = {(c.path, c.subject): (c.old, c.new) for c in found}
+    assert listed == brute_force(small, (relation, at, new), paths) and len(listed) == len(found)
+    assert [c for c in found if c.path in COMPOSITIONS or len(c.path) == 1] == small.consequences(
+        (relation, at, new)
+    )
+    four = [c for c in found if c.path == CHAIN]
+    assert all((c.kind, c.prompts, c.stated) == ("four-hop", [], False) for c in four)
+    assert four or relation != "language"
+
+
+@pytest.mark.parametrize("path", [("employer", "country"), ("employer",), ("boss", "product")])
+def test_a_path_must_be_a_chain(small, path):
+    edit = ("employer", small.names["person"][0], small.objects["employer"][0])
+    with pytest.raises(ValueError, match="is not a chain"):
+        small.consequences(edit, [path])
 
 
 def test_a_partner_edit_by_hand(small):

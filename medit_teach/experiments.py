@@ -19,7 +19,7 @@ import time
 import tomllib
 import warnings
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
 from itertools import islice, product
 from pathlib import Path
@@ -31,9 +31,9 @@ from filelock import FileLock, Timeout
 from . import datasets, metrics
 from .acceptance import versions
 from .edit import _plain, edit, statistics_for
-from .errors import MeditError, SingularError
+from .errors import HyperError, MeditError, SingularError
 from .facts import without_edited_neighbors
-from .hyper import hyper
+from .hyper import METHODS, _known, hyper
 from .models import View, card, fingerprint, load
 from .processes import ALONE, LAUNCH, joined
 from .values import Targets
@@ -45,6 +45,26 @@ FIELDS = frozenset({"key", "size", "per_fact"})  # every record of a sweep has t
 
 
 # ------------------------------------------------------------------ declaring
+
+
+def _typed(made, what, **entries):
+    """Lists of a dataclass become tuples; MeditError names a field that is not of its type.
+
+    entries: the type of what a list holds, by the name of the field.
+    """
+
+    def check(value, kind, name):
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            called = str(getattr(kind, "__name__", kind)).replace("tuple", "list")
+            raise MeditError(f"{what}: {name}: expected {called}, found {value!r}")
+
+    for f in fields(made):
+        value = getattr(made, f.name)
+        value = tuple(value) if isinstance(value, (list, range)) else value
+        check(value, f.type, f.name)
+        for entry in value or () if f.name in entries else ():
+            check(entry, entries[f.name], f.name)
+        object.__setattr__(made, f.name, value)
 
 
 @dataclass(frozen=True)
@@ -62,8 +82,9 @@ class Facts:
     """As in medit_teach.facts: "world", "counterfact", a file; None: what belongs to the model."""
 
     def __post_init__(self):
-        one = isinstance(self.relations, str)
-        object.__setattr__(self, "relations", (self.relations,) if one else tuple(self.relations))
+        if isinstance(self.relations, str):
+            object.__setattr__(self, "relations", (self.relations,))
+        _typed(self, "facts", relations=str)
         object.__setattr__(self, "label", self.label or " + ".join(self.relations) or "all")
 
     def draw(self, n, seed, model=None):
@@ -103,6 +124,12 @@ class Method:
     """Numbers of facts, if not the sweep's."""
 
     def __post_init__(self):
+        _typed(self, "methods", sizes=int)
+        if self.method != "none":
+            if self.method.lower() not in METHODS:
+                known = ", ".join(["none", *METHODS])
+                raise HyperError(f"methods: unknown method {self.method!r}; choose from {known}")
+            _known(METHODS[self.method.lower()], self.hyper)
         object.__setattr__(self, "label", self.label or self.method)
 
 
@@ -133,24 +160,29 @@ class Sweep:
     """Held-out texts for the perplexity."""
 
     def __post_init__(self):
+        what = f"sweep {self.name}"
+        _typed(self, what, sizes=int, seeds=int, measures=str, keep=str)
         for name, kind in (("methods", Method), ("facts", Facts)):
             made = tuple(_make(kind, x, name) for x in getattr(self, name))
             object.__setattr__(self, name, made)
-        for name in ("sizes", "seeds", "measures", "keep"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("methods", "facts", "sizes", "seeds", "measures"):
             if not getattr(self, name):
-                raise MeditError(f"sweep {self.name}: {name} is empty")
-        used = [m.sizes for m in self.methods if m.sizes]
-        counts = [self.scored, *self.sizes, *(n for sizes in used for n in sizes)]
-        counts += [m.step for m in self.methods if m.step is not None]
-        if bad := [n for n in counts if not isinstance(n, int) or n < 1]:
-            raise MeditError(f"sweep {self.name}: {bad[0]!r} is not a number of facts")
+                raise MeditError(f"{what}: {name} is empty")
+        counts = [("scored", self.scored), *(("sizes", n) for n in self.sizes)]
+        for m in self.methods:
+            counts += [("sizes of a method", n) for n in m.sizes or ()]
+            counts += [("step", m.step)] if m.step is not None else []
+        for name, n in counts:
+            if n < 1:
+                raise MeditError(f"{what}: {name}: {n} is not a number of facts")
+        for name in ("tokens", "texts"):
+            if getattr(self, name) < 1:
+                raise MeditError(f"{what}: {name} must be positive, not {getattr(self, name)}")
 
 
 def _make(kind, values, what):
     """kind(**values), or `values` if it is one already; MeditError for an unknown field."""
-    if is_dataclass(values):
+    if isinstance(values, kind):
         return values
     if not isinstance(values, dict):
         raise MeditError(f"{what}: expected fields and values, found {values!r}")
@@ -297,6 +329,7 @@ class Cell:
     facts: list
     size: int
     scored: int
+    keep: tuple  # measures whose lists go into the record
 
     @property
     def groups(self):
@@ -342,7 +375,7 @@ def plan(sweep, model, tok, own=None):
                 rest = {k: v for k, v in asked.items() if k not in named}
                 key = hashlib.blake2b(json.dumps(rest).encode(), digest_size=8).hexdigest()
                 mine = pool[: n * max(1, sweep.scored // n)]
-                cells.append(Cell({"key": key, **asked}, m, h, mine, n, sweep.scored))
+                cells.append(Cell({"key": key, **asked}, m, h, mine, n, sweep.scored, sweep.keep))
     keys = [cell.asked["key"] for cell in cells]
     twice = next((c.asked["label"] for c in cells if keys.count(c.asked["key"]) > 1), None)
     if twice:
@@ -357,6 +390,7 @@ def run(sweep, path, progress=True, measures=None, device=None, loaded=None, pro
     a list becomes its mean and 95% bootstrap interval [value, low, high], a number stays one (the
     mean over the groups). progress: a bar with the time left and a line for each finished cell.
     loaded: (model, tok), instead of loading sweep.model. Targets are kept beside the records.
+    A record that lacks a list of sweep.keep is made again, with the lists that it had.
     processes: each optimises its share of the targets and runs its share of the cells; all write
     into the one file `path`, which all must see. The bar then counts the first one's share.
     MeditError, before any work, for what `plan` refuses and for a file that another run has open.
@@ -365,7 +399,7 @@ def run(sweep, path, progress=True, measures=None, device=None, loaded=None, pro
     model, tok = loaded or load(sweep.model, device=processes.device or device)
     cells = plan(sweep, model, tok, own)
     done = _by_key(read(path) if path.is_file() else [])
-    todo = [cell for cell in cells if cell.asked["key"] not in done]
+    todo = _missing(cells, done)
     if progress:
         for cell in cells:
             if cell not in todo:
@@ -375,8 +409,11 @@ def run(sweep, path, progress=True, measures=None, device=None, loaded=None, pro
         with writing(path) if processes.main else nullcontext():
             if processes.main:
                 done = _by_key(read(path) if path.is_file() else [])
-            done = processes.gathered(list(done))[0]
-            todo = [cell for cell in cells if cell.asked["key"] not in done]
+            done = processes.gathered(done)[0]
+            todo = _missing(cells, done)
+            for cell in todo:
+                had = done.get(cell.asked["key"], {}).get("per_fact", ())
+                cell.keep = tuple(dict.fromkeys([*cell.keep, *had]))
             _run(sweep, model, tok, todo, path, own, progress, processes)
         done = _by_key(read(path))
     if lost := [cell for cell in cells if cell.asked["key"] not in done]:
@@ -388,6 +425,17 @@ def run(sweep, path, progress=True, measures=None, device=None, loaded=None, pro
 
 def _by_key(rows):
     return {row["key"]: row for row in rows}
+
+
+def _missing(cells, done):
+    """The cells without a record, or whose record lacks a list that was measured and is wanted."""
+
+    def whole(row, keep):
+        lists = [name for name in keep if name not in row["per_fact"]]
+        return not any(isinstance(row.get(name), list) for name in lists)
+
+    rows = [(cell, done.get(cell.asked["key"])) for cell in cells]
+    return [cell for cell, row in rows if row is None or not whole(row, cell.keep)]
 
 
 def _run(sweep, model, tok, cells, path, own, progress, processes):
@@ -419,7 +467,7 @@ def _run(sweep, model, tok, cells, path, own, progress, processes):
     work = [cell.work for cell in cells]
     with tqdm(total=sum(work), disable=not progress, desc=sweep.name, unit="") as bar:
         for cell, cost in zip(cells, work, strict=True):
-            record = _record(cell, bench, measures, sweep.keep)
+            record = _record(cell, bench, measures)
             with one_at_a_time:
                 _append(path, record)
             if progress:
@@ -428,7 +476,7 @@ def _run(sweep, model, tok, cells, path, own, progress, processes):
     processes.wait()
 
 
-def _record(cell, bench, measures, keep):
+def _record(cell, bench, measures):
     """The record of one cell; where a system has no solution, the reason stands in `error`."""
     began, lists, numbers = time.time(), {}, {}
     record = cell.asked | {"versions": versions(), "device": str(bench.model.device),
@@ -453,7 +501,7 @@ def _record(cell, bench, measures, keep):
         record |= {k: [_number(x) for x in v[:3]] for k, v in found.items() if v[3]}
     for name, values in numbers.items():
         record[name] = None if None in values else _number(np.mean(values), 6)
-    kept = {k: [_number(x, 4) for x in lists[k]] for k in keep if k in lists}
+    kept = {k: [_number(x, 4) for x in lists[k]] for k in cell.keep if k in lists}
     return record | {"per_fact": kept, "seconds": round(time.time() - began, 2)}
 
 
@@ -541,24 +589,26 @@ def repair(path, needed=FIELDS):
 def read(path, needed=FIELDS, **where):
     """The records of a file, as dicts; damaged lines are named in a warning and left out.
 
-    needed: fields without which a line counts as damaged.
+    needed: fields without which a line counts as damaged. Of two records with one key the later
+    stands, at the place of the earlier.
     where: read(path, label="memit", size=[16, 64]) keeps those whose fields have these values.
     """
-    path, found = Path(path), []
+    path, found = Path(path), {}
     if not path.is_file():
         raise MeditError(f"there are no records {path}")
     lines = _lines(path, needed)
     for number, (record, raw) in enumerate(lines, 1):
         if record is not None:
-            found.append(record)
+            found[record.get("key", number)] = record
         elif raw.endswith(b"\n"):
             warnings.warn(
                 f"{path}, line {number} is damaged and not used: {raw[:60]!r}", stacklevel=2
             )
+    rows = list(found.values())
     for name, value in where.items():
         allowed = value if isinstance(value, (list, tuple, set)) else [value]
-        found = [row for row in found if row.get(name) in allowed]
-    return found
+        rows = [row for row in rows if row.get(name) in allowed]
+    return rows
 
 
 def line(record):

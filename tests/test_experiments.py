@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import time
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 
 import medit_teach as mt
 from medit_teach import cli, experiments
-from medit_teach.errors import FactError, HyperError, MeditError
+from medit_teach.errors import FactError, MeditError
 from medit_teach.experiments import Facts, Method, Sweep, load_sweep, plan, read, repair, run
 
 CHEAP = {"layers": [3], "steps": 2, "contexts": ["", "It rained all night. "]}
@@ -71,15 +72,13 @@ def counting():
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({"methods": [Method("memitt")]}, HyperError, "unknown method 'memitt'"),
-        ({"methods": [Method("memit", {"lambda": 1})]}, HyperError, "no hyper-parameter 'lambda'"),
         ({"methods": [Method("memit", {"layers": [9]})]}, MeditError, "9"),
         ({"methods": [{"method": "memit", "size": 3}]}, MeditError, "unknown field 'size'"),
         ({"methods": [{"label": "x"}]}, MeditError, "missing"),
         ({"methods": ["memit"]}, MeditError, "expected fields and values"),
         ({"methods": []}, MeditError, "methods is empty"),
         ({"methods": [Method("rome"), Method("rome")]}, MeditError, "same cell"),
-        ({"sizes": [0]}, MeditError, "0 is not a number of facts"),
+        ({"sizes": [0]}, MeditError, "sizes: 0 is not a number of facts"),
         ({"sizes": [13]}, FactError, "asked for 13 facts, there are 12"),
         ({"facts": [Facts("W99")]}, FactError, "no facts of relation 'W99'"),
         ({"facts": [Facts(["W01", "W06"])], "sizes": [5000]}, MeditError, "asked for 5000 facts"),
@@ -91,6 +90,48 @@ def test_bad_input_is_refused_before_any_work(fields, error, message, sweep, loa
     with pytest.raises(error, match=message):
         go(sweep(**fields), tmp_path / "x.jsonl", loaded)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": 3}, "name: expected str, found 3"),
+        ({"model": 3}, "model: expected str | None, found 3"),
+        ({"sizes": 16}, "sizes: expected list, found 16"),
+        ({"sizes": ["16"]}, "sizes: expected int, found '16'"),
+        ({"sizes": [True]}, "sizes: expected int, found True"),
+        ({"seeds": 0}, "seeds: expected list, found 0"),
+        ({"seeds": [0.5]}, "seeds: expected int, found 0.5"),
+        ({"measures": "scores"}, "measures: expected list, found 'scores'"),
+        ({"keep": "ES"}, "keep: expected list, found 'ES'"),
+        ({"keep": [1]}, "keep: expected str, found 1"),
+        ({"scored": 2.0}, "scored: expected int, found 2.0"),
+        ({"scored": 0}, "scored: 0 is not a number of facts"),
+        ({"tokens": 0}, "tokens must be positive, not 0"),
+        ({"texts": -1}, "texts must be positive, not -1"),
+        ({"methods": {"method": "memit"}}, "methods: expected list"),
+        ({"methods": [{"method": "memitt"}]}, "methods: unknown method 'memitt'; choose from none"),
+        ({"methods": [{"method": 5}]}, "methods: method: expected str, found 5"),
+        ({"methods": [{"method": "memit", "hyper": [1]}]}, "methods: hyper: expected dict"),
+        ({"methods": [{"method": "memit", "hyper": {"lambda": 1}}]}, "no hyper-parameter 'lambda'"),
+        ({"methods": [{"method": "memit", "sizes": 4}]}, "methods: sizes: expected list | None"),
+        ({"methods": [{"method": "memit", "sizes": [0]}]}, "sizes of a method: 0 is not a number"),
+        ({"methods": [{"method": "memit", "step": 0}]}, "step: 0 is not a number of facts"),
+        ({"methods": [{"method": "memit", "remember": 1}]}, "remember: expected bool, found 1"),
+        ({"facts": [{"relations": 4}]}, "facts: relations: expected list, found 4"),
+        ({"facts": [{"relations": [4]}]}, "facts: relations: expected str, found 4"),
+        ({"facts": [{"source": 4}]}, "facts: source: expected str | None, found 4"),
+        ({"facts": ["W01"]}, "facts: expected fields and values, found 'W01'"),
+    ],
+)
+def test_a_field_of_a_wrong_kind_is_named_before_the_model_is_loaded(
+    fields, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(experiments, "load", None)  # a call would be an error
+    asked = {"name": "x", "model": "tiny-gptj", "methods": [{"method": "none"}]} | fields
+    (tmp_path / "s.json").write_text(json.dumps(asked))
+    assert cli.main(["sweep", str(tmp_path / "s.json")]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -159,6 +200,9 @@ def test_a_finished_sweep_replays_and_a_longer_one_makes_what_is_missing(sweep, 
     first = go(sweep(measures=["count"]), path, loaded, measures=own)
     assert calls == [1, 1, 2, 1, 1, 2] and [r["count"] for r in first] == [1, 2, 1, 2]
     assert go(sweep(measures=["count"]), path, loaded, measures=own) == first and len(calls) == 6
+    began = time.perf_counter()
+    go(sweep(measures=["count"]), path, loaded, measures=own)
+    assert time.perf_counter() - began < 2
     longer = sweep(measures=["count"], sizes=[1, 2, 3])
     assert len(go(longer, path, loaded, measures=own)) == 6 and calls[6:] == [3, 3]
     assert len(read(path, size=[2, 3])) == 4 and len(read(path, label="emmet", size=3)) == 1
@@ -181,6 +225,47 @@ def test_a_measure_by_module_and_name_and_its_interval(sweep, loaded, tmp_path):
     kept = row["per_fact"]["odd"]
     assert len(kept) == 6 and row["odd"][0] == pytest.approx(np.mean(kept), rel=1e-4)
     assert row["odd"][1:] == pytest.approx(mt.metrics.bootstrap(kept)[1:], rel=1e-4)
+
+
+def test_a_record_without_the_lists_that_are_wanted_is_made_again(sweep, loaded, tmp_path):
+    path, calls = tmp_path / "x.jsonl", []
+
+    def two(state):
+        calls.append(len(state.facts))
+        return {"a": [1.0] * len(state.scored), "b": [2.0] * len(state.scored), "c": 3.0}
+
+    def asked(*keep):
+        some = sweep(measures=["two"], keep=keep, sizes=[2, 3], methods=[Method("none")])
+        return go(some, path, loaded, measures={"two": two})
+
+    assert [list(row["per_fact"]) for row in asked("a", "never", "c")] == [["a"], ["a"]]
+    assert asked("a") == asked() and calls == [2, 3]  # what was not measured is not waited for
+    both = asked("b")
+    assert [row["per_fact"] for row in both] == [{"b": [2, 2], "a": [1, 1]}] * 2  # none is lost
+    assert read(path) == both == asked("a", "b") == asked("a") and calls == [2, 3, 2, 3]
+    assert len(path.read_bytes().splitlines()) == 4  # the later line of a cell stands
+
+
+def test_targets_and_C0_are_computed_once_for_all_methods(sweep, loaded, tmp_path, monkeypatch):
+    model, known = loaded[0], loaded[0]._medit_statistics
+    optimise, facts, layers = mt.values.optimise_values, [], []
+
+    def targets(model, tok, some, *rest):
+        facts.extend(some)
+        return optimise(model, tok, some, *rest)
+
+    def moment(model, tok, texts, some, *rest, **more):
+        layers.append(some)
+        return known
+
+    monkeypatch.setattr("medit_teach.values.optimise_values", targets)
+    monkeypatch.setitem(mt.edit.__globals__, "second_moment", moment)
+    monkeypatch.delattr(model, "_medit_statistics")
+    lams = [Method("memit", CHEAP | {"lam": lam}, f"lam {lam}") for lam in (1.0, 50.0)]
+    ridges = [Method("emmet", CHEAP | {"ridge": r}, f"ridge {r}") for r in (0.0, 50.0)]
+    rows = go(sweep(methods=[*lams, *ridges]), tmp_path / "x.jsonl", loaded)
+    assert len(rows) == 8 and len({row["relative_norm"] for row in rows if row["size"] == 2}) == 3
+    assert len(facts) == len(set(facts)) == 2 and layers == [[3]]
 
 
 def test_neighbours_that_are_edited_themselves_do_not_count(loaded, monkeypatch):
@@ -274,9 +359,12 @@ def test_a_second_process_is_refused(sweep, loaded, tmp_path):
 
 
 def test_ten_kills_and_a_resume_give_the_same_records(sweep, loaded, tmp_path):
-    asked = sweep(sizes=[1, 2, 3, 4], seeds=[0, 1], measures=["update"], scored=4)
+    asked = sweep(sizes=[1, 2, 3], seeds=[0, 1], scored=3)
     began = time.time()
     expected = plain(go(asked, tmp_path / "whole.jsonl", loaded))
+    assert all(
+        row["NS"] and len(row["per_fact"]["NS"]) == 2 + (row["size"] != 2) for row in expected
+    )
     took, moment, number, killed = time.time() - began, random.Random(0), 0, 0
     for _ in range(40):
         path = tmp_path / f"killed-{number}.jsonl"
@@ -350,6 +438,11 @@ def test_the_command_shows_a_table_and_is_silent_when_asked(loaded, tmp_path, ca
     assert cli.main(["sweep", "s.json"]) == 0
     out = capsys.readouterr().out
     assert "NS" in out and "1 records: asked.jsonl" in out
+    os.remove("asked.jsonl")  # a bar while it runs, with the time left, and the same table
+    assert cli.main(["sweep", "s.json"]) == 0
+    again, bar = capsys.readouterr()
+    assert again.split() == out.split()
+    assert re.search(r"asked: +0%.*00:00<\?", bar) and re.search(r"asked: 100%.*<00:00", bar)
     more = ["--seeds", "0", "1", "--scored", "1"]
     assert cli.main(["sweep", "s.json", *more, "--quiet"]) == 0
     asked_for = [(row["seed"], row["scored"]) for row in read("asked.jsonl")]

@@ -13,7 +13,7 @@ from .distribution import rule
 from .errors import HyperError
 from .keys import AVERAGES, context_weights
 from .models import card
-from .values import check_site
+from .values import Targets, check_site
 
 CONTEXTS = (
     "",
@@ -240,8 +240,9 @@ METHODS = {
 
 # Values of the papers' code, keyed by (model_type, layers, width): the parameter files of the ROME,
 # MEMIT and AlphaEdit repositories and, where they have none, of EasyEdit's (GPT-2 medium and large,
-# Llama-2 and its EMMET). EMMET's ridge is the code's lam * 0.1. The ROME files for Llama leave C0
-# out (the identity in its place); here C0 is used, as the paper's formula has it.
+# Llama-2 and its EMMET). EMMET's ridge is the code's lam * 0.1; its authors' code adds none for one
+# fact (ridge_of_one), EasyEdit's, of which Llama-2's values are, adds it always. The ROME files for
+# Llama leave C0 out (the identity in its place); here C0 is used, as the paper's formula has it.
 _XL, _J = ("gpt2", 48, 1600), ("gptj", 28, 4096)
 _MEDIUM, _LARGE, _LLAMA = ("gpt2", 24, 1024), ("gpt2", 36, 1280), ("llama", 32, 4096)
 _LLAMA3 = (*_LLAMA, 128256)  # Llama-3-8B: told from Llama-2-7B by its vocabulary
@@ -272,7 +273,9 @@ def hyper(method, model, **overrides):
     """The hyper-parameters of `method` ("rome", "memit", ... or a Hyper) for `model`.
 
     Order: the method's defaults, the preset for this model (an embedded model carries its own),
-    then overrides. Without a preset and without layers, the layers are a guess, with a warning.
+    then overrides. Without a preset of this method, the layers and the search for the target are
+    those of the model's MEMIT preset (for one fact at a time and for training: the layer of its
+    ROME preset); without that and without layers, the layers are a guess. Both with a warning.
     HyperError for an unknown method or field.
     """
     if isinstance(method, Hyper):
@@ -284,12 +287,28 @@ def hyper(method, model, **overrides):
         name = str(method).lower()
         config = model.config
         size = (config.model_type, config.num_hidden_layers, config.hidden_size)
-        preset = PRESETS.get((size, name), {})
-        preset = PRESETS.get(((*size, getattr(config, "vocab_size", None)), name), preset)
+        exact = (*size, getattr(config, "vocab_size", None))
+        size = exact if any(exact == known for known, _ in PRESETS) else size
+        preset = PRESETS.get((size, name)) or _borrowed(cls, name, size, overrides.get("layers"))
         own = card(model).get("preset", {})
         preset = preset | (own.get("all", {}) if cls.shared else {}) | own.get(name, {})
         found = cls(**preset | _known(cls, overrides))
     return found.settle(model)
+
+
+def _borrowed(cls, name, size, layers):
+    """What the size's preset of the closest method says of layers and search; {} if it has none."""
+    like = "rome" if cls.one_by_one or cls.trained else "memit"
+    of_search = Targets.OPTIMISATION if cls.needs else ()
+    preset = PRESETS.get((size, like), {})
+    preset = {k: v for k, v in preset.items() if k == "layers" or k in of_search}
+    if preset and layers is None:
+        warnings.warn(
+            f"no preset for this {size[0]} model and {name}; editing {list(preset['layers'])}, as "
+            f"its {like.upper()} preset does. Give layers=[...] to choose",
+            stacklevel=3,
+        )
+    return preset
 
 
 def _guess(h, config):

@@ -1,6 +1,7 @@
 """Every family of models that the library names, on random weights of the true architecture."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -245,6 +246,29 @@ def test_presets(kind, n, width, method, expected):
     assert {name: getattr(found, name) for name in expected} == expected
 
 
+def test_a_method_without_a_preset_does_as_the_model_s_own_memit_does():
+    class Model:
+        class config:
+            model_type, num_hidden_layers, hidden_size, vocab_size = "llama", 32, 4096, 32000
+
+    message = (
+        r"no preset for this llama model and alphaedit; editing \[4, 5, 6, 7, 8\], as its MEMIT"
+    )
+    with pytest.warns(UserWarning, match=message):
+        found = hyper.hyper("alphaedit", Model)
+    memit = hyper.hyper("memit", Model)
+    for name in ("layers", *values.Targets.OPTIMISATION):
+        assert getattr(found, name) == getattr(memit, name), name
+    assert (found.clamp, found.weight_decay, found.steps, found.L2) == (4.0, 1e-3, 25, 10.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        given = hyper.hyper("alphaedit", Model, layers=[6], clamp=1.0)
+    assert given.layers == (6,) and (given.clamp, given.steps) == (1.0, 25)
+    with pytest.warns(UserWarning, match=r"and ft; editing \[5\], as its ROME"):
+        ours = hyper.hyper("ft", Model)  # its steps and lr are not those of a search
+    assert ours == hyper.METHODS["ft"](layers=(5,))
+
+
 def test_llama_2_and_3_differ_in_their_presets():
     class Model:
         class config:
@@ -253,5 +277,7 @@ def test_llama_2_and_3_differ_in_their_presets():
     two = hyper.hyper("memit", Model)
     Model.config.vocab_size = 128256
     three = hyper.hyper("memit", Model)
+    with pytest.warns(UserWarning, match="no preset for this llama model and emmet"):
+        assert hyper.hyper("emmet", Model).ridge == "least"  # not Llama-2's 0.1
     assert (two.lr, two.clamp) == (0.5, 4.0) and (three.lr, three.clamp) == (0.1, 0.75)
     assert hyper.hyper("alphaedit", Model).threshold == 0.02

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach import datasets, models
+from medit_teach import datasets, hyper, models
 from tests.conftest import ROOT
 
 from .helpers import Untouched, tiny_tokenizer
@@ -32,6 +34,30 @@ def test_families_and_sources_are_those_of_the_code():
         assert f"`{name}`" in PAGE
     for test in re.findall(r"`(test_\w+\.py)`", PAGE):
         assert (ROOT / "tests" / test).is_file()
+
+
+def test_presets_and_guesses_are_those_of_the_code():
+    vocabulary = {"Llama-2-7B": 32000, "Llama-3-8B": 128256}
+    sizes = {
+        "GPT-2 medium": hyper._MEDIUM, "GPT-2 large": hyper._LARGE, "GPT-2 XL": hyper._XL,
+        "GPT-J-6B": hyper._J, "Llama-2-7B": hyper._LLAMA, "Llama-3-8B": hyper._LLAMA,
+    }  # fmt: skip
+    assert {size for size, _ in hyper.PRESETS} == set(sizes.values()) | {hyper._LLAMA3}
+    for name, size in sizes.items():
+        shown = re.search(rf"^\| {name} \| (.*) \|$", PAGE, re.M)[1].split(" | ")
+        config = SimpleNamespace(**dict(zip(
+            ("model_type", "num_hidden_layers", "hidden_size"), size, strict=True
+        )), vocab_size=vocabulary.get(name, 50257))  # fmt: skip
+        for method, said in zip(
+            ("rome", "memit", "emmet", "alphaedit", "nullspace"), shown, strict=True
+        ):
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                hyper.hyper(method, SimpleNamespace(config=config))
+            word = {"preset": None, "as MEMIT": "as its MEMIT preset does", "guessed": "relative"}[
+                said
+            ]
+            assert len(told) == bool(word) and all(word in str(x.message) for x in told), name
 
 
 def test_another_family_is_declared_as_the_page_says(monkeypatch):

@@ -1,16 +1,18 @@
 """What editing costs on a GPU, on the shapes of GPT-2 XL and GPT-J with random weights.
 
-    python -m benchmarks.gpu --out gpu.json                        both shapes, all batches
-    python -m benchmarks.gpu --cap 15 --one-at-a-time --out t4.json    what fits a T4
-    python -m benchmarks.gpu --small --device cpu                  tries the script
+    python -m benchmarks.gpu --out gpu.json               both shapes, all batches
+    python -m benchmarks.gpu --cap 15 --out t4.json       the same in the memory of a T4
+    python -m benchmarks.gpu --small --device cpu         tries the script
 
 For each shape: the weights are written to the disk in shards and loaded back onto the device
 (seconds, and the most memory the machine itself needed); C0 per million tokens; seconds and GiB per
 edit for batches of 1, 16, 256 and 1,024, split into targets (v*) and the update; what 10,000 edits
 would take, by the straight line through the two largest batches; how far the edit on the GPU is
-from the edit on the CPU, with the same targets and with targets of its own.
-The bill of medit_teach.budget stands beside what was measured. The record is written after every
-measurement, and a later call with the same --out goes on where it stopped.
+from the edit on the CPU, with the same targets and with targets of its own; and whether the goals
+are met. How many facts go together, and whether C0 is kept whole or one layer at a time, is planned
+for each shape by medit_teach.budget, whose bill stands beside what was measured. C0 is read from 3
+tokens for each dimension of a key: enough for seconds, few for an edit. The record is written after
+every measurement, and a later call with the same --out goes on where it stopped.
 """
 
 import argparse
@@ -49,6 +51,8 @@ SMALL = {
 }  # fmt: skip
 BATCHES = (1, 16, 256, 1024)
 MANY = 10_000
+HOST = 12  # GiB of its own memory that a free Colab machine has, about
+MINUTES = 20  # for MANY edits of GPT-J on an H200: the goal
 
 
 def shape(config, dtype, device, seed=0):
@@ -114,18 +118,24 @@ def measure(name, spec, args, record, keep):
     record.setdefault("loading", loading)
     facts = mt.facts("world", n=max(args.batches), seed=0)
     h = MEMIT(layers=layers, steps=20, lr=0.01, early_stop=0.0, lam=15000.0)
-    lengths = budget.lengths(tok, facts[: record["chunk"]], h)
+    lengths = budget.lengths(tok, facts[:64], h)
+    plan = budget.plan(
+        model, h, room=args.room, n=max(args.batches), lengths=lengths,
+        one_at_a_time=args.one_at_a_time,
+    )  # fmt: skip
+    chunk = args.chunk or plan.chunk
+    how = {"one_at_a_time": plan.one_at_a_time, "batch_tokens": plan.batch_tokens}
     record.setdefault("parameters", sum(p.numel() for p in model.parameters()))
     record |= {"dtype": str(dtype).removeprefix("torch."),
                "rows of a fact": lengths.rows, "tokens of a row": lengths.before + lengths.after,
-               "steps": h.steps, "layers": layers, "one at a time": args.one_at_a_time}  # fmt: skip
+               "steps": h.steps, "layers": layers, "chunk": chunk, "planned to fit": plan.fits,
+               "one at a time": plan.one_at_a_time,
+               "tokens at once": plan.batch_tokens}  # fmt: skip
     tokens = args.tokens or 3 * View(model).weight(layers[0]).shape[1]
     texts = World().texts(tokens // 8, seed=1)
     cache = args.cache or tempfile.mkdtemp(dir=args.scratch)
     with Meter(args.device) as m:
-        statistics = mt.second_moment(
-            model, tok, texts, layers, tokens, cache=cache, one_at_a_time=args.one_at_a_time
-        )
+        statistics = mt.second_moment(model, tok, texts, layers, tokens, cache=cache, **how)
     if "C0" not in record:
         record["C0"] = {"tokens": statistics.tokens, "layers": len(layers), "seconds": m.seconds,
                         "seconds per million tokens": m.seconds / statistics.tokens * 1e6,
@@ -134,11 +144,10 @@ def measure(name, spec, args, record, keep):
     for n in args.batches:
         if str(n) in record.setdefault("batches", {}):
             continue
-        bill = budget.memory(model, h, chunk=min(n, record["chunk"]), n=n, lengths=lengths,
-                             one_at_a_time=args.one_at_a_time)  # fmt: skip
+        bill = budget.memory(model, h, chunk=min(n, chunk), n=n, lengths=lengths, **how)
         try:
             with Meter(args.device) as m:
-                found = optimise_values(model, tok, facts[:n], layers[-1], h, record["chunk"])
+                found = optimise_values(model, tok, facts[:n], layers[-1], h, chunk)
             with Meter(args.device) as rest:
                 mt.edit(model, tok, facts[:n], h, statistics=statistics, targets=found).undo()
             total = m.seconds + rest.seconds
@@ -157,11 +166,37 @@ def measure(name, spec, args, record, keep):
         print(name, n, record["batches"][str(n)], flush=True)
     record["minutes for 10,000 edits"] = minutes(record["batches"], MANY)
     peaks = [record["loading"], record["C0"], *record["batches"].values()]
-    record["host peak GiB"] = max(x.get("host peak GiB") or 0 for x in peaks)
+    told = [x["host peak GiB"] for x in peaks if x.get("host peak GiB") is not None]
+    record["host peak GiB"] = max(told, default=None)
+    record["goals"] = goals(record)
     keep()
     if torch.device(args.device).type == "cuda" and not args.no_cpu:
-        record.setdefault("GPU against CPU", agreement(model, tok, facts, h, statistics))
+        if "facts" not in record.get("GPU against CPU", {}):
+            record["GPU against CPU"] = lacking(model, budget.free()) or agreement(
+                model, tok, facts, h, statistics
+            )
+        print(name, "GPU against CPU", record["GPU against CPU"], flush=True)
         keep()
+
+
+def goals(record):
+    """{goal: True, False, or None where it was not measured} of one shape's record."""
+    host, minutes_, found = (record.get(x) for x in ("host peak GiB", "minutes for 10,000 edits",
+                                                     "batches"))  # fmt: skip
+    return {
+        "everything fits": bool(found) and all("seconds" in x for x in found.values()),
+        f"host peak below {HOST} GiB": None if host is None else host < HOST,
+        f"10,000 edits below {MINUTES} minutes": None if minutes_ is None else minutes_ < MINUTES,
+    }
+
+
+def lacking(model, free):
+    """{"skipped": why} if a host with `free` bytes cannot hold the model in float32, else None."""
+    needed = 4 * sum(p.numel() for p in model.parameters()) * 1.25  # and the edit beside it
+    if free is None or needed < free:
+        return None
+    return {"skipped": f"in float32 on the CPU it needs {needed / GIB:.1f} GiB of the machine's "
+                       f"memory, {free / GIB:.1f} GiB are free"}  # fmt: skip
 
 
 def minutes(batches, n):
@@ -221,13 +256,13 @@ def main(argv=None):
     parser.add_argument("--small", action="store_true", help="tiny shapes, to try the script")
     parser.add_argument("--batches", nargs="*", type=int, default=list(BATCHES))
     parser.add_argument(
-        "--chunk", type=int, help="facts optimised together (what fits, at most 64)"
+        "--chunk", type=int, help="facts optimised together (as planned, at most 64)"
     )
     parser.add_argument("--tokens", type=int, help="for C0 (3 x the key dimension)")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--cap", type=float, help="allow at most so many GiB of GPU memory")
     parser.add_argument("--one-at-a-time", action="store_true",
-                        help="one C0 at a time, from the disk, solved on the CPU")  # fmt: skip
+                        help="C0 from the disk, solved on the CPU, also where all fit")  # fmt: skip
     parser.add_argument("--no-cpu", action="store_true", help="no comparison with the CPU's edit")
     parser.add_argument("--cache", help="folder for C0")
     parser.add_argument("--scratch", help="folder for the weights' shards (the system's)")
@@ -248,15 +283,14 @@ def main(argv=None):
         if out:
             out.write_text(json.dumps(record, indent=1) + "\n")
 
-    limit = args.cap
+    args.room = args.cap and args.cap * GIB
     if cuda:
-        whole = torch.cuda.get_device_properties(args.device).total_memory / GIB
-        limit = min(args.cap or whole, whole)
-        torch.cuda.set_per_process_memory_fraction(limit / whole)
+        whole = torch.cuda.get_device_properties(args.device).total_memory
+        args.room = min(args.room or whole, budget.free(args.device))
+        torch.cuda.set_per_process_memory_fraction(args.room / whole)
     record |= {**about(args), "shapes": record.get("shapes", {})}
     for name in args.shapes or known:
         found = record["shapes"].setdefault(name, {})
-        found["chunk"] = args.chunk or fitting(known[name], args.one_at_a_time, limit)
         try:
             measure(name, known[name], args, found, keep)
         except (torch.OutOfMemoryError, mt.MeditError) as error:  # before any edit
@@ -268,19 +302,6 @@ def main(argv=None):
             torch.cuda.empty_cache()
     print(json.dumps(record, indent=1))
     return record
-
-
-def fitting(spec, one_at_a_time, limit):
-    """The largest chunk (a power of two, at most 64) whose bill leaves half a GiB of `limit`."""
-    config, layers, dtype = spec
-    chunk = 64
-    while chunk > 1 and limit:
-        bill = budget.memory(config, MEMIT(layers=list(layers)), dtype, chunk=chunk,
-                             one_at_a_time=one_at_a_time)  # fmt: skip
-        if bill.peak < (limit - 0.5) * GIB:
-            break
-        chunk //= 2
-    return chunk
 
 
 if __name__ == "__main__":

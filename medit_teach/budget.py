@@ -244,9 +244,11 @@ class Plan:
         return f"{self.bill}\n{self.chunk} facts together, {C0}{fits}"
 
 
-def plan(model, method="memit", dtype=None, room=None, host=None, most=64, **asked):
+def plan(model, method="memit", dtype=None, room=None, host=None, most=64, one_at_a_time=False,
+         **asked):  # fmt: skip
     """The Plan with the most facts together, a power of two up to `most`, whose bill leaves half a
-    GiB of `room`. One C0 at a time, with smaller batches of text, only where all do not fit.
+    GiB of `room`. One C0 at a time, with smaller batches of text, only where all do not fit (or
+    one_at_a_time).
 
     model, method, dtype and **asked: as for memory. room, host: bytes that are free on the device,
     and in the machine's own memory (`free`); None sets no limit.
@@ -261,7 +263,7 @@ def plan(model, method="memit", dtype=None, room=None, host=None, most=64, **ask
         )
         return Plan(chunk, bill=found, fits=fits, **how)
 
-    for one in (False, True):
+    for one in (True,) if one_at_a_time else (False, True):
         least = bill(1, one)
         if not least.fits:
             continue

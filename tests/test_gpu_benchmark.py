@@ -7,6 +7,7 @@ import torch
 
 import medit_teach as mt
 from benchmarks import gpu
+from medit_teach import budget
 from medit_teach.hyper import MEMIT
 
 CALL = ["--small", "--device", "cpu", "--batches", "1", "3", "--tokens", "1500", "--chunk", "2"]
@@ -26,7 +27,9 @@ def test_a_record_with_one_layer_at_a_time(tmp_path, capsys):
     three = found["batches"]["3"]
     assert three["seconds"] == pytest.approx(3 * three["seconds per edit"])
     assert three["seconds"] > three["seconds of targets"] and three["GiB by the bill"] > 0
-    assert found["minutes for 10,000 edits"] > 0
+    assert found["minutes for 10,000 edits"] > 0 and found["chunk"] == 2
+    assert found["goals"]["everything fits"] is True
+    assert found["goals"]["host peak below 12 GiB"] in (True, None)
     assert not list(tmp_path.glob("tmp*"))  # the shards are gone
     capsys.readouterr()
 
@@ -39,10 +42,38 @@ def test_the_line_to_many_edits():
     assert gpu.minutes({"1": {"out of memory": "no"}}, 10) is None
 
 
-def test_the_chunk_that_fits_a_card():
-    assert gpu.fitting(gpu.SHAPES["gpt2-xl"], False, 15) == 16
-    assert gpu.fitting(gpu.SHAPES["gpt-j-6b"], True, 15) == 8
-    assert gpu.fitting(gpu.SHAPES["gpt2-xl"], False, 130) == 64
+def test_a_cap_decides_for_each_shape_how_c0_is_kept(tmp_path, capsys):
+    config, layers, dtype = gpu.SMALL["gptj-small-test"]
+    h = MEMIT(layers=list(layers))
+    whole = budget.memory(config, h, dtype, chunk=1, n=1).peak
+    parts = budget.memory(
+        config, h, dtype, chunk=1, n=1, one_at_a_time=True, batch_tokens=budget.FEW
+    ).peak
+    assert parts < 0.8 * whole
+    call = ["--small", "--device", "cpu", "--shapes", "gptj-small-test", "--batches", "1",
+            "--tokens", "600", "--scratch", str(tmp_path)]  # fmt: skip
+    for room, one in ((0.9 * whole, True), (1.1 * whole, False)):
+        cap = (room + budget.SPARE) / budget.GIB
+        found = gpu.main([*call, "--cap", str(cap)])["shapes"]["gptj-small-test"]
+        assert found["one at a time"] is one and found["planned to fit"] and found["chunk"] >= 1
+        assert found["batches"]["1"]["seconds"] > 0
+    capsys.readouterr()
+
+
+def test_goals_are_told_as_verdicts():
+    fits = {"1": {"seconds": 5.0}}
+    good = {"host peak GiB": 7.5, "minutes for 10,000 edits": 12.0, "batches": fits}
+    assert set(gpu.goals(good).values()) == {True}
+    bad = {"host peak GiB": 12.5, "minutes for 10,000 edits": 21.0}
+    bad["batches"] = fits | {"256": {"out of memory": "no"}}
+    assert set(gpu.goals(bad).values()) == {False}
+    assert list(gpu.goals({}).values()) == [False, None, None]
+
+
+def test_a_host_too_small_for_the_comparison_is_told():
+    model = gpu.shape(gpu.SMALL["gptj-small-test"][0], torch.float16, "cpu")
+    assert gpu.lacking(model, None) is None and gpu.lacking(model, 2**30) is None
+    assert "0.0 GiB are free" in gpu.lacking(model, 2**18)["skipped"]
 
 
 def test_the_host_peak_counts_anew():

@@ -119,6 +119,7 @@ class Targets:
         known = self._known[kind]
         lacking = {name for names in processes.gathered(self._names(missing)) for name in names}
         missing = [f for f in dict.fromkeys(facts) if self._name(f) in lacking]
+        missing.sort(key=lambda f: _tail(self.tok, f))  # chunks of one length: no padding
         if missing and fingerprint(self.model) != self.weights:
             raise MeditError("targets belong to the unedited model; undo the edits first")
         mine = []

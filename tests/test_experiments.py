@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import medit_teach as mt
-from medit_teach import cli, experiments
+from medit_teach import cli, experiments, values
 from medit_teach.errors import FactError, MeditError
 from medit_teach.experiments import Facts, Method, Sweep, load_sweep, plan, read, repair, run
 
@@ -394,6 +394,29 @@ def test_targets_are_kept_beside_the_records(sweep, loaded, tmp_path, monkeypatc
     monkeypatch.setattr("medit_teach.values.optimise_values", None)  # a call would be an error
     kept = experiments.Targets(model, tok, folder)(cell.facts, cell.hyper)
     assert (kept - fresh).norm() < 1e-4 * fresh.norm()
+
+
+def test_facts_with_as_long_a_rest_share_a_chunk(loaded, sweep, tmp_path, monkeypatch):
+    model, tok, _ = loaded
+    cell = plan(sweep(sizes=[12]), model, tok)[0]
+    alone = experiments.Targets(model, tok, chunk=1)(cell.facts, cell.hyper)
+    chunks, real = [], values.optimise_values
+
+    def optimise(model, tok, facts, *rest):
+        chunks.append([values._tail(tok, fact) for fact in facts])
+        return real(model, tok, facts, *rest)
+
+    monkeypatch.setattr(values, "optimise_values", optimise)
+    found = experiments.Targets(model, tok, tmp_path)(cell.facts, cell.hyper)
+    lengths = [values._tail(tok, fact) for fact in cell.facts]
+    assert len(set(lengths)) > 1 and lengths != sorted(lengths)
+    assert [len(chunk) for chunk in chunks] == [4, 4, 4]
+    assert [length for chunk in chunks for length in chunk] == sorted(lengths)
+    assert (found - alone).norm() < 1e-4 * alone.norm()  # in the order of the facts
+    sorted(tmp_path.glob("*.safetensors"))[0].unlink()  # of what is lost, and only of that
+    again = experiments.Targets(model, tok, tmp_path)(cell.facts, cell.hyper)
+    assert len(chunks) == 4 and len(chunks[3]) == 4
+    assert (again - alone).norm() < 1e-4 * alone.norm()
 
 
 def test_targets_are_refused_on_an_edited_model(loaded, sweep):

@@ -141,9 +141,10 @@ class Corpus:
 
         Who it is about: nobody of the world (40%), a subject against its true fact (45%; only
         facts that no edit uses: any of a non-editable subject, rare and never-stated ones of the
-        others), or anybody with a fact of this page only (15%). The stated words carry no loss, so
-        nothing false is learned; the answer can only be copied. Beside it stand other subjects
-        whose own true facts are asked too: the page must not leak to them.
+        others), or anybody with a fact of this page only (15%). The stated words carry no loss; the
+        answer can only be copied. (A fifth of the pages state it twice, the second time with loss,
+        and the shuffle may put that one first: then it cannot be copied.) Beside it stand other
+        subjects whose own true facts are asked too: the page must not leak to them.
         """
         w, u = self.world, rng.random()
         # an answer of one word is easier to copy than a name; names that few share are hardest

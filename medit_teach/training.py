@@ -1,4 +1,4 @@
-"""Trains the embedded models on the invented world: `python -m medit_teach.training tiny-gptj`.
+"""Trains the embedded models on the invented world: `medit-teach train tiny-gptj`.
 
 The recipe: rows of 96 tokens; in most rows an attention mask that makes the model sum a name up at
 its last token (`corpus.attention_masks`; no mask when the model is used); a curriculum that starts
@@ -22,13 +22,16 @@ import torch
 import torch.nn.functional as F
 
 from .corpus import Corpus, attention_masks
+from .errors import MeditError
+from .models import _available, load
 from .world import BY_NAME, CATEGORIES, LEADING, World
 
 LENGTH = 96  # tokens in a row
+CHECKPOINT = "checkpoint.pt"  # in the folder `work`
 VARIANTS = {  # masked: share of rows with the mask; read: see `attention_masks`
     "tiny-gptj": dict(arch="gptj", masked=0.8, read=0, steps=4600),
     "tiny-gpt2": dict(arch="gpt2", masked=0.9, read=4, steps=4000),
-    "tiny-gptj-plain": dict(  # a third of the world, so that it learns it in a third of the time
+    "tiny-gptj-plain": dict(  # no mask; a third of the world, learned in a third of the time
         arch="gptj",
         masked=0.0,
         read=0,
@@ -49,7 +52,7 @@ PRESETS = {  # read by `hyper.hyper`: what all methods share, then each method's
         "ft": dict(layers=[3], steps=50, lr=1e-3),
     },
 }  # fmt: skip
-PRESETS["tiny-gptj-plain"] = PRESETS["tiny-gptj"]  # the control: the mask is all that differs
+PRESETS["tiny-gptj-plain"] = PRESETS["tiny-gptj"]  # the control differs in its training alone
 PRESETS["tiny-gpt2"] = PRESETS["tiny-gptj"] | {
     "rome": dict(layers=[1], clamp=3.0),
     "memit": dict(lam=500.0),
@@ -138,11 +141,13 @@ def train(name, out, steps=None, resume=True, progress=True, world=None, seed=0,
     """Train `name` and save it into the folder `out`; returns the path. steps: default, its own.
 
     The checkpoint lies in `work` (default: `out` with ".work" appended) and is written every
-    `checkpoint_every` seconds; with `resume` a later call continues from it. stop_after: end
-    after that many steps of this call without saving a model (tests use it as a kill).
+    `checkpoint_every` seconds; with `resume` a later call continues from it. device: default
+    "cuda" where there is one, else "cpu". stop_after: end after that many steps of this call
+    without saving a model (tests use it as a kill). MeditError for an unknown name, a device that
+    is not there, and a checkpoint that belongs to another run.
     """
     if name not in VARIANTS:
-        raise ValueError(f"unknown model {name!r}; choose from {', '.join(VARIANTS)}")
+        raise MeditError(f"unknown model {name!r}; choose from {', '.join(VARIANTS)}")
     variant, out = VARIANTS[name], Path(out)
     steps = steps or variant["steps"]
     work = Path(work or f"{out}.work")
@@ -151,16 +156,21 @@ def train(name, out, steps=None, resume=True, progress=True, world=None, seed=0,
     corpus = Corpus(world)
     tok = corpus.tokenizer()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _available({"": device})
     torch.manual_seed(seed)
     model = new_model(variant["arch"], len(tok), tok.eos_token_id, **(shape or {})).to(device)
     opts = optimizers(model)
     rates = [[g["lr"] for g in o.param_groups] for o in opts]
     key = dict(name=name, steps=steps, seed=seed, batch=batch, world=world.arguments)
-    saved, step, spent = work / "checkpoint.pt", 0, 0.0
+    saved, step, spent = work / CHECKPOINT, 0, 0.0
     if resume and saved.exists():
         state = torch.load(saved, map_location=device, weights_only=False)
         if state["key"] != key:
-            raise ValueError(f"{saved} belongs to another run: remove it, or say resume=False")
+            differ = ", ".join(x for x in key if state["key"].get(x) != key[x])
+            raise MeditError(
+                f"{saved} belongs to another run (other {differ}): give another --out or --work, "
+                "or start anew with --fresh (in Python: resume=False)"
+            )
         model.load_state_dict(state["model"])
         for o, s in zip(opts, state["optimizers"], strict=True):
             o.load_state_dict(s)
@@ -253,8 +263,8 @@ HOW = {
     "blocks, and everywhere except at its last token; from the third block on inner tokens of the "
     "name were hidden inside the name as well. This imposes where, and how deep, a name is read: "
     "it is designed in. No mask is used with the trained model.",
-    "tiny-gptj-plain": "A control: a smaller world made in the same way, and the same recipe "
-    "without any attention mask.",
+    "tiny-gptj-plain": "A control: a smaller world made in the same way, a shorter training, and "
+    "the same recipe without any attention mask.",
 }
 CARD = """# {name}
 
@@ -391,17 +401,28 @@ def main(argv=None):
     parser.add_argument("--world-seed", type=int, default=0, help="another seed, another world")
     parser.add_argument("--fresh", action="store_true", help="do not resume from a checkpoint")
     parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     parser.add_argument("--evaluate", action="store_true", help="only ask the model in --out")
     a = parser.parse_args(argv)
     if a.threads:
         torch.set_num_threads(a.threads)
     out, world = a.out or a.name, World(a.world_seed, **VARIANTS[a.name].get("world", {}))
+    saved, began = Path(a.work or f"{out}.work", CHECKPOINT), time.time()
     if not a.evaluate:
-        train(a.name, out, a.steps, not a.fresh, True, world, a.seed, a.batch, work=a.work)
+        try:
+            train(
+                a.name, out, a.steps, not a.fresh, True, world, a.seed, a.batch, a.device,
+                work=a.work,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            kept = saved.exists() and (not a.fresh or saved.stat().st_mtime > began - 1)
+            again = (
+                f"{saved} is kept: the same command{' without --fresh' * a.fresh} goes on from it"
+            )
+            print(f"interrupted; {again if kept else 'no checkpoint yet'}", file=sys.stderr)
+            return 130
         print(f"saved in {out}")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model, tok = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    model, tok = load(Path(out).resolve(), device=a.device)
     for label, value in evaluate(model, tok, world).items():
         print(f"{value:6.1f}  {label}")
     return 0

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from random import Random
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from medit_teach import training
+from medit_teach import cli, training
 from medit_teach.corpus import NAME, NOISE, Corpus, attention_masks, inner
+from medit_teach.errors import MeditError
 from medit_teach.hyper import METHODS, hyper
 from medit_teach.world import World
 
@@ -60,10 +68,74 @@ def test_a_killed_run_resumes_to_the_same_model(world, tmp_path, capsys):
     a, b = (AutoModelForCausalLM.from_pretrained(tmp_path / x) for x in ("whole", "cut"))
     for (n, p), q in zip(a.named_parameters(), b.parameters(), strict=True):
         assert torch.allclose(p, q, atol=2e-3), n
-    with pytest.raises(ValueError, match="belongs to another run"):
+    with pytest.raises(MeditError, match=r"another run \(other steps\).*--fresh"):
         run(world, tmp_path / "cut", steps=21)
-    with pytest.raises(ValueError, match="unknown model"):
+    with pytest.raises(MeditError, match="unknown model"):
         training.train("tiny", tmp_path)
+
+
+CHILD = """
+import sys, torch
+from medit_teach import training
+from medit_teach.world import World
+torch.set_num_threads(1)
+training.train("tiny-gptj", sys.argv[1], world=World.small(), checkpoint_every=0.0, **{more})
+"""
+
+
+def test_a_process_that_is_killed_while_it_writes_checkpoints_goes_on(world, tmp_path):
+    """SIGKILL while a checkpoint is written after every step; then the same weights."""
+    more = dict(steps=80, batch=4, shape=TINY, progress=False)
+    cut = tmp_path / "cut"
+    checkpoint = Path(f"{cut}.work", training.CHECKPOINT)
+    code = CHILD.replace("{more}", repr(more))
+    child = subprocess.Popen([sys.executable, "-c", code, str(cut)])
+    while child.poll() is None and not checkpoint.exists():
+        time.sleep(0.002)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL and not cut.exists()
+    assert 0 < torch.load(checkpoint, weights_only=False)["step"] < 80
+    run(world, cut, **more)
+    whole = run(world, tmp_path / "whole", **more)
+    a, b = (load_file(folder / "model.safetensors") for folder in (whole, cut))
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_command_on_a_device_and_its_errors(tmp_path, capsys, monkeypatch):
+    asked, out = [], tmp_path / "m"
+    monkeypatch.setattr(training, "evaluate", lambda model, *_: asked.append(model.device) or {})
+    command = ["train", "tiny-gptj-plain", "--out", str(out), "--steps", "1", "--batch", "1"]
+    assert cli.main([*command, "--device", "cpu"]) == 0
+    assert asked == [torch.device("cpu")] and (out / "model.safetensors").exists()
+    assert cli.main([*command, "--device", "nonsense", "--fresh"]) == 2
+    assert "no device 'nonsense'" in capsys.readouterr().err
+    assert cli.main([*command, "--seed", "1"]) == 2
+    assert "(other seed)" in (error := capsys.readouterr().err) and "--fresh" in error
+
+
+@pytest.mark.parametrize("fresh", [[], ["--fresh"]])
+def test_an_interrupted_command_says_what_is_kept(fresh, tmp_path, capsys, monkeypatch):
+    work = tmp_path / "work"
+
+    def stopped(*args, **kw):
+        work.mkdir(exist_ok=True)
+        if asked[0]:
+            (work / training.CHECKPOINT).touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", stopped)
+    for asked in ([False], [True]):
+        assert cli.main(["train", "tiny-gptj-plain", "--work", str(work), *fresh]) == 130
+        error = capsys.readouterr().err
+        assert error.startswith("interrupted; ") and error.count("\n") == 1
+        assert ("no checkpoint yet" in error) != asked[0]
+        assert ("goes on from it" in error) == asked[0]
+        assert ("without --fresh" in error) == (asked[0] and bool(fresh))
+    if fresh:  # a checkpoint of an earlier run is not this one's
+        os.utime(work / training.CHECKPOINT, (0, 0))
+        asked = [False]
+        assert cli.main(["train", "tiny-gptj-plain", "--work", str(work), *fresh]) == 130
+        assert "no checkpoint yet" in capsys.readouterr().err
 
 
 def test_the_saved_folder_loads_plainly_in_float32(world, tmp_path):

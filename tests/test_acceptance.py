@@ -376,13 +376,20 @@ def test_a_model_without_a_world_is_refused_in_one_line(tmp_path, capsys):
 def test_quick_run_on_an_embedded_model(name):
     """What the full run found to hold, holds at small samples; a model that has forgotten fails.
 
-    What does not hold is in the record, and the datasheet says it.
+    What does not hold is in the record, and the datasheet says it. Fine-tuning's grid takes too
+    long here; large batches are not in a quick run.
     """
     model, tok = mt.load(name)
     record = json.loads((RECORDS / f"check-models-{name}.json").read_text())
-    rows = ["recall", "tracing", "rome", "sweep", "memit"]
+    rows = ["recall", "tracing", "rome", "sweep", "memit", "neighbours", "context", "questions"]
     found = check(model, tok, quick=True, rows=rows)
-    assert set(found["failed"]) <= set(record["models"][0]["failed"])
+    missed, known = (
+        {m["key"] for m in x["measures"] if m["passed"] is False}
+        for x in (found, *record["models"])
+    )
+    assert missed <= known and set(found["failed"]) <= missed
+    if name in acceptance.MODELS:
+        assert "twohop.never" in missed and len(found["measures"]) > 15
     with torch.no_grad():
         for layer in range(4):
             models.View(model).parameter(layer).mul_(0.3)

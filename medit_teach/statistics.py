@@ -25,7 +25,9 @@ from .memory import Room
 from .models import View, fingerprint, why_not_finite
 from .processes import ALONE
 
-SAVE_EVERY = 30.0  # seconds between two saves of unfinished work
+SAVE_EVERY = 30.0  # seconds of work between two saves of what is unfinished, or
+SAVE_SHARE = 20.0  # times as long as the last save took, where that is more
+LONGEST = 2048  # tokens of a text that are read: one row of 100,000 could not be made smaller
 ROWS = 4096  # rows of a sum that are added to at once: a large sum needs no second matrix beside it
 
 
@@ -201,8 +203,9 @@ def second_moment(
 ):
     """Statistics of `layers` over the first `tokens` tokens of `texts`: one pass for all layers.
 
-    texts: iterable of str, each encoded on its own and cut at the model's context length. The
-    pass stops at the highest layer. Sums are kept in float64; dtype is what is stored.
+    texts: iterable of str, each encoded on its own and cut at the model's context length, or at
+    LONGEST tokens where that is less. The pass stops at the highest layer. Sums are kept in
+    float64; dtype is what is stored.
     cache: a folder (True: the default one); finished layers are found there again by the hash of
     weights, text, sample size and dtype, and work that was interrupted goes on where it stopped.
     one_at_a_time: a pass for each layer, and never more than one C0 in memory (needs cache).
@@ -242,7 +245,7 @@ def second_moment(
     missing = sorted({layer for *_, lacking in told for layer in lacking})
     batches = processes.share(_batches(rows, batch_tokens))
     for group in [[x] for x in missing] if one_at_a_time else [missing] if missing else []:
-        part = _partial(folder, group, batch_tokens, processes) if folder else None
+        part = {x: _partial(folder, x, batch_tokens, processes) for x in group} if folder else {}
         show = progress and processes.main
         sums = _collect(view, tok, batches, group, part, show, keep=processes.count > 1)
         found = {layer: processes.total(S).div_(count).to(dtype) for layer, S in sums.items()}
@@ -253,7 +256,8 @@ def second_moment(
             if processes.main:
                 result.save(folder)
             processes.wait()  # a share is given up when the whole is kept
-            part.unlink(missing_ok=True)
+            for path in part.values():
+                path.unlink(missing_ok=True)
     return Statistics.load(folder, layers, True) if one_at_a_time else result
 
 
@@ -268,41 +272,46 @@ def _batches(rows, batch_tokens):
 
 
 def _collect(view, tok, batches, layers, part, progress, keep=False):
-    """{layer: sum of k k^T (d_in, d_in) float64}; unfinished work is saved in the file `part`, if
-    there is one, and found there again. keep: finished work too."""
-    done, sums = 0, {}
-    if part and part.is_file():
-        try:
-            saved = load_file(part)
-            done = int(saved.pop("done"))
-            sums = {int(layer): S for layer, S in saved.items()}
-        except Exception:  # a damaged file only costs the time to collect again
-            done, sums = 0, {}
-    modules = {layer: view.down(layer) for layer in layers}
-    for layer in layers:
-        W = view.weight(layer)
-        d = W.shape[1]
-        sums.setdefault(layer, torch.zeros(d, d, dtype=torch.float64, device=W.device))
+    """{layer: sum of k k^T (d_in, d_in) float64}; unfinished work is saved in the files `part`
+    {layer: path}, if there are any, and found there again. keep: finished work too."""
+    found = {layer: _unfinished(view.weight(layer), part.get(layer)) for layer in layers}
+    sums = {layer: S for layer, (S, _) in found.items()}
+    done = {layer: n for layer, (_, n) in found.items()}  # batches
     tokens = [sum(map(len, rows)) for rows in batches]
-    saved_at = time.monotonic()
-    with _bar(sum(tokens), sum(tokens[:done]), progress) as bar:
+    first, wait, saved_at = min(done.values()), SAVE_EVERY, time.monotonic()
+    with _bar(sum(tokens), sum(tokens[:first]), progress) as bar:
         with torch.no_grad(), evaluating(view.model):
-            while done < len(batches):
-                for keys in _keys(view, tok, batches[done], modules):
-                    for layer in layers:
+            for b in range(first, len(batches)):
+                modules = {x: view.down(x) for x in layers if done[x] == b}
+                for keys in _keys(view, tok, batches[b], modules):
+                    for layer in modules:
                         K = keys.pop(layer).double()  # (tokens, d_in)
                         sums[layer] = sums[layer].to(K)
                         for i in range(0, K.shape[1], ROWS):
                             sums[layer][i : i + ROWS] += K.T[i : i + ROWS] @ K
-                bar(tokens[done])
-                done += 1
-                last = keep and done == len(batches)
-                if part and (last or time.monotonic() - saved_at > SAVE_EVERY):
-                    state = {str(layer): S for layer, S in sums.items()}
-                    state["done"] = torch.tensor(done)
-                    write_whole(part, lambda p, state=state: save_file(state, p))
+                bar(tokens[b])
+                done |= dict.fromkeys(modules, b + 1)
+                last = keep and b + 1 == len(batches)
+                if part and (last or time.monotonic() - saved_at > wait):
+                    began = time.monotonic()
+                    for layer, S in sums.items():  # each on its own: one copy on the host
+                        state = {"sum": S, "done": torch.tensor(done[layer])}
+                        write_whole(part[layer], lambda p, state=state: save_file(state, p))
                     saved_at = time.monotonic()
+                    wait = max(SAVE_EVERY, SAVE_SHARE * (saved_at - began))
     return sums
+
+
+def _unfinished(W, path):
+    """(sum, number of batches in it) as they lie in the file `path`; if there is none, zeros, 0."""
+    if path and path.is_file():
+        try:
+            saved = load_file(path)
+            return saved["sum"].to(W.device), int(saved["done"])
+        except Exception:  # a damaged file only costs the time to collect again
+            pass
+    d = W.shape[1]
+    return torch.zeros(d, d, dtype=torch.float64, device=W.device), 0
 
 
 def _keys(view, tok, rows, modules):
@@ -325,10 +334,10 @@ def _keys(view, tok, rows, modules):
             yield keys
 
 
-def _partial(folder, layers, batch_tokens, processes):
-    """Where the unfinished sums lie of the share that depends on these."""
+def _partial(folder, layer, batch_tokens, processes):
+    """Where the unfinished sum of the layer lies, of the share that depends on these."""
     share = f"{processes.index + 1}of{processes.count}-{batch_tokens}"
-    return folder / f"partial-{'-'.join(map(str, layers))}-{share}.safetensors"
+    return folder / f"partial-{layer}-{share}.safetensors"
 
 
 def write_whole(path, write):
@@ -356,7 +365,7 @@ def _take(tok, texts, tokens, longest):
 
 
 def _context_length(model):
-    return getattr(model.config, "max_position_embeddings", None) or 1024
+    return min(LONGEST, getattr(model.config, "max_position_embeddings", None) or 1024)
 
 
 class _bar:

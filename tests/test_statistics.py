@@ -1,5 +1,7 @@
 """C0: against a plain loop; padding, batches, layers, interruption and the cache change nothing."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -88,6 +90,7 @@ def test_an_interrupted_collection_goes_on(case, tmp_path, monkeypatch):
     call = dict(cache=tmp_path, tokens=10**6, batch_tokens=64)
     whole = mt.second_moment(model, tok, TEXTS, [1, 2], tokens=10**6, batch_tokens=64)
     monkeypatch.setattr(statistics, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(statistics, "SAVE_SHARE", 0.0)
     real, rows = statistics.pad, []
 
     def pad(batch, *args):
@@ -106,6 +109,74 @@ def test_an_interrupted_collection_goes_on(case, tmp_path, monkeypatch):
     assert sum(rows[100:]) == len(TEXTS) - done  # nothing was done twice
     assert torch.equal(resumed[1], whole[1]) and torch.equal(resumed[2], whole[2])
     assert not list(tmp_path.rglob("partial*"))
+
+
+def test_a_kill_between_the_saves_of_two_layers(case, tmp_path, monkeypatch):
+    """The layer that was saved is not collected twice where the other has to be."""
+    model, tok = case
+    call = dict(tokens=10**6, batch_tokens=64)
+    whole = mt.second_moment(model, tok, TEXTS, [1, 2], **call)
+    monkeypatch.setattr(statistics, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(statistics, "SAVE_SHARE", 0.0)
+    real, saves = statistics.write_whole, []
+
+    def write(path, save):
+        saves.append(path.name.split("-")[1])
+        if len(saves) == 6:
+            raise KeyboardInterrupt
+        real(path, save)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(statistics, "write_whole", write)
+        with pytest.raises(KeyboardInterrupt):
+            mt.second_moment(model, tok, TEXTS, [1, 2], cache=tmp_path, **call)
+    assert saves == ["1", "2"] * 3
+    counts, real_keys = [], statistics._keys
+    count = lambda *a: counts.append(sorted(a[3])) or real_keys(*a)  # noqa: E731
+    monkeypatch.setattr(statistics, "_keys", count)
+    resumed = mt.second_moment(model, tok, TEXTS, [1, 2], cache=tmp_path, **call)
+    assert counts[:2] == [[2], [1, 2]] and counts[1:] == [[1, 2]] * (len(counts) - 1)
+    assert torch.equal(resumed[1], whole[1]) and torch.equal(resumed[2], whole[2])
+    assert not list(tmp_path.rglob("partial*"))
+
+
+def test_saving_takes_a_small_part_of_the_time(case, tmp_path, monkeypatch):
+    """By a clock that the work moves on: each batch takes 20 s, each layer's save 15 s."""
+    model, tok = case
+    clock, saved = [0.0], []
+    monkeypatch.setattr(statistics.time, "monotonic", lambda: clock[0])
+
+    def pad(*args, real=statistics.pad):
+        clock[0] += 20
+        return real(*args)
+
+    def write(path, save):
+        if "partial" in path.name:
+            clock[0] += 15
+            saved.append((clock[0], path.name))
+
+    monkeypatch.setattr(statistics, "pad", pad)
+    part = {layer: tmp_path / f"partial-{layer}" for layer in (1, 2)}
+    monkeypatch.setattr(statistics, "write_whole", write)
+    rows = [[5, 6, 7]] * 200
+    statistics._collect(View(model), tok, [[row] for row in rows], [1, 2], part, False)
+    times = [t for t, name in saved if name == "partial-2"]
+    assert times[0] == 40 + 30  # the first after SAVE_EVERY
+    apart = {b - a for a, b in pairwise(times)}
+    assert len(times) > 3 and apart == {620 + 30}  # then SAVE_SHARE times 30 s, to the next batch
+
+
+def test_a_long_text_is_cut_where_the_context_is_longer(monkeypatch):
+    tok = tiny_tokenizer()
+    short = tiny_model("llama", tok, layers=2, d=16)
+    assert statistics._context_length(short) == 64
+    short.config.max_position_embeddings = 131_072
+    assert statistics._context_length(short) == statistics.LONGEST == 2048
+    monkeypatch.setattr(statistics, "LONGEST", 30)
+    long = " ".join(TEXTS)
+    found = mt.second_moment(short, tok, [long, *TEXTS[:9]], [1], tokens=200)
+    rows = [tok(text)["input_ids"][:30] for text in (long, *TEXTS[:9])]
+    assert len(rows[0]) == 30 and found.tokens == min(200, sum(map(len, rows)))
 
 
 def test_a_damaged_partial_file_only_costs_time(case, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """An invented world of facts in which everything is known.
 
-People, cities, companies and countries with made-up names, facts about them, and every
-consequence of a change. All choices come from `random.Random` seeded with a string, so the
+People, cities, companies and countries with made-up names, facts about them, and the
+consequences of a change. All choices come from `random.Random` seeded with a string, so the
 same arguments give the same world on every machine, and another seed gives another one.
 
     >>> world = World.small(seed=0)

@@ -328,10 +328,19 @@ def test_what_guessing_would_get(raw):
     b.__dict__["world"] = World()
     rng = acceptance.random.Random("questions/0")
     sampled = acceptance.sampled_questions(b, rng)
-    levels = {}
+    levels, of_path = {}, {}
     for key, found in sampled:
         [rng.choice(q.prompts) for q in found]  # as the row draws them
         levels[key] = round(acceptance.guessing(found))
+        for path in {q.path for q in found}:
+            mine = [q for q in found if q.path == path]
+            of_path[key, " of ".join(reversed(path))] = round(acceptance.guessing(mine)), len(mine)
+    (record,) = json.loads((RECORDS / "check-models-tiny-gptj.json").read_text())["models"]
+    measured = record["details"]["questions"]
+    for path, right, guessed in (("language of country", 35, 17), ("product of employer", 17, 9)):
+        value, n = measured[f"twohop.never: {path}"]
+        assert (round(value), n) == (right, of_path["twohop.never", path][1])
+        assert of_path["twohop.never", path][0] == guessed
     assert levels == {"inverse": 0, "twohop.never": 11, "twohop.stated": 11}
 
 

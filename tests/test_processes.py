@@ -350,11 +350,10 @@ def test_bad_timeouts_and_commands_for_one_process(root, tmp_path, monkeypatch):
 # ------------------------------------------------------------------ as a user starts it
 
 
-def launch(root, tmp_path, **more):
-    """accelerate launch ... -m medit_teach sweep, as the book says it for two CPU processes."""
+def launch(tmp_path, *command, **more):
+    """accelerate launch ... -m medit_teach, as the book says it for two CPU processes."""
     args = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    args += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "medit_teach", "sweep"]
-    args += [str(root / "two.toml"), "--out", str(tmp_path / "two.jsonl")]
+    args += ["--dynamo_backend", "no", "--main_process_port", "0", "-m", "medit_teach", *command]
     return subprocess.Popen(
         [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *args],
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} | more,
@@ -362,8 +361,22 @@ def launch(root, tmp_path, **more):
     )  # fmt: skip
 
 
+def test_accelerate_launch_collects_statistics(root, tmp_path):
+    run = launch(tmp_path, *command(root, "stats", "--out", tmp_path / "two"))
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    assert out.count("layer 1: C0 64 x 64 from") == 1 and "2 processes, gloo" in err
+    model, tok = mt.load(str(root / "model"))
+    texts = mt.datasets.read_texts(root / "text.txt")
+    alone = mt.second_moment(model, tok, texts, [0, 1], tokens=50_000)
+    found = mt.Statistics.load(tmp_path / "two")
+    assert (found.tokens, found.text, found.weights) == (alone.tokens, alone.text, alone.weights)
+    assert torch.allclose(found[1], alone[1], rtol=1e-12, atol=1e-14)
+
+
 def test_accelerate_launch_survives_a_kill(root, tmp_path):
-    first = launch(root, tmp_path, SLOWLY=str(tmp_path / "pid"))
+    sweep = ("sweep", str(root / "two.toml"), "--out", str(tmp_path / "two.jsonl"))
+    first = launch(tmp_path, *sweep, SLOWLY=str(tmp_path / "pid"))
     until = time.monotonic() + 300
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
         assert first.poll() is None, first.communicate()
@@ -374,7 +387,7 @@ def test_accelerate_launch_survives_a_kill(root, tmp_path):
     assert first.returncode != 0 and "SIGKILL" in err
     path = tmp_path / "two.jsonl"
     kept = path.read_text() if path.exists() else ""
-    again = launch(root, tmp_path)
+    again = launch(tmp_path, *sweep)
     out, err = again.communicate(timeout=300)
     assert again.returncode == 0, err
     assert "8 records" in out and out.count("8 records") == 1 and "2 processes, gloo" in err

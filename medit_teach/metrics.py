@@ -344,10 +344,12 @@ def generate(model, tok, prompts, n_tokens=100, top_k=1, seed=0):
     """Each prompt with up to n_tokens more tokens, as text (fewer where the context ends).
 
     top_k 1 takes the likeliest token each time; top_k 5 draws among five, as the ROME paper does.
-    The end-of-text token does not stop it. What an edit puts in front of a prompt is not returned.
+    The end-of-text token does not stop it. What an edit, or the tokenizer (a BOS), puts in front of
+    a prompt is not returned.
     """
     asked = _asked(model, prompts)
-    rows = [encode(tok, text.rstrip())[0] for text in asked]
+    encoded = [encode(tok, text.rstrip()) for text in asked]
+    rows = [ids for ids, _ in encoded]
     by_length = {}
     for i, row in enumerate(rows):
         by_length.setdefault(len(row), []).append(i)
@@ -372,7 +374,9 @@ def generate(model, tok, prompts, n_tokens=100, top_k=1, seed=0):
                 ids = torch.cat([ids, step], 1)
             for i, row in zip(members, ids.tolist(), strict=True):
                 text = asked[i][: len(asked[i]) - len(prompts[i])]
-                front = with_target(tok, text.rstrip(), prompts[i].rstrip())[1] if text else 0
+                front = sum(end == 0 for _, end in encoded[i][1])
+                if text:
+                    front = with_target(tok, text.rstrip(), prompts[i].rstrip())[1]
                 out[i] = tok.decode(row[front:]).removeprefix(" " if text else "")
     return out
 

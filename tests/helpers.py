@@ -34,6 +34,53 @@ def tiny_tokenizer(padding_side="right"):
     )
 
 
+def pieces_tokenizer(form):
+    """A BPE as SentencePiece's are turned into fast tokenizers: words begin with U+2581, characters
+    that it lacks are spelled as bytes, a BOS comes first. form: "normalizer", as Llama-2's file has
+    it, or "metaspace", as newer files do."""
+    import json
+
+    from tokenizers import (
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<unk>", "<s>", "</s>"]
+    trained = Tokenizer(models.BPE(unk_token="<unk>"))
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=special, show_progress=False)
+    trained.train_from_iterator(TEXT, trainer)
+    bpe = json.loads(trained.to_str())["model"]
+    words = [*bpe["vocab"], *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    merges = [tuple(pair) for pair in bpe["merges"]]
+    tok = Tokenizer(
+        models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    if form == "metaspace":
+        tok.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    else:
+        mark = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+        tok.normalizer = normalizers.Sequence(mark)
+    tok.decoder = decoders.Sequence([
+        decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(),
+        decoders.Strip(" ", 1, 0),
+    ])  # fmt: skip
+    tok.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])]
+    )
+    unk, bos, eos = special
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tok, unk_token=unk, bos_token=bos, eos_token=eos
+    )
+
+
 def tiny_model(kind, tok, layers=3, d=32, seed=0, tied=None):
     """A random model of a family ("gpt2", "gptj", "gpt_neox", "opt", "llama", "mistral", "qwen2"),
     with dropout where it has one, in evaluation mode. tied: the head is the embedding (None: as it

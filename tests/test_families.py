@@ -9,8 +9,9 @@ import torch
 import medit_teach as mt
 from medit_teach import hyper, keys, locate, models, statistics, values
 from medit_teach.errors import ModelError
+from medit_teach.facts import subject_last, with_target
 
-from .helpers import TEXT, Untouched, tiny_model, tiny_tokenizer
+from .helpers import TEXT, Untouched, pieces_tokenizer, tiny_model, tiny_tokenizer
 
 FAMILIES = ["gpt_neox", "opt", "llama", "mistral", "qwen2"]  # test_edit.py has the other two
 FACTS = [
@@ -139,6 +140,53 @@ def test_what_contexts_begin_with_is_read_once_and_changes_nothing(case, monkeyp
     assert shared[1][0] >= 3 and len(shared[1][1]) == 2  # tokens; layers up to the one asked for
     for name in wanted:
         assert torch.allclose(apart[name], together[name], rtol=1e-4, atol=1e-5)
+
+
+SPELLED = [  # subjects in bytes, at the front, of one character, with what follows glued to them
+    mt.Fact("The king of {} is", "Rome", "old", "new"),
+    mt.Fact("{} lives in", "Zo\u00eb \u00c7elik", "K\u00f6ln", "Paris"),
+    mt.Fact("It is said that {}'s mother lives in", "\u6771\u4eac", "Rome", "\u00c9vry"),
+    mt.Fact("{} is", "x", "New York Times", "sky"),
+]
+
+
+@pytest.mark.parametrize("form", ["normalizer", "metaspace"])
+def test_tokenizers_of_sentencepiece_s_kind(form):
+    """Positions and targets, against decoded pieces; then keys and an edit on a Llama."""
+    tok = pieces_tokenizer(form)
+    read = lambda ids: tok.decode(ids, skip_special_tokens=True)  # noqa: E731
+    assert any("<0x" in word for word in tok.tokenize(SPELLED[1].text))
+    for fact in SPELLED:
+        for context in ("", "It was late. "):
+            text = context + fact.text
+            ids, at = subject_last(tok, fact, context)
+            end = len(context) + fact.span[1]
+            assert ids == tok(text)["input_ids"] and read(ids) == text
+            assert read(ids[: at + 1]) == text[:end] and read(ids[:at]) != text[:end]
+            for target in (fact.target_new, fact.target_true):
+                ids, start = with_target(tok, text, target)
+                assert ids[:start] == tok(text)["input_ids"] and read(ids) == f"{text} {target}"
+                assert read(ids[start:]) == target
+    model = tiny_model("llama", tok, layers=3, d=16)
+    view = models.View(model)
+    found = keys.at_subject(model, tok, SPELLED, [("key", 1)])["key", 1]
+    for e, fact in enumerate(SPELLED):
+        key, *_ = plain(model, tok, fact.text, view.down(1))
+        at = subject_last(tok, fact)[1]
+        assert torch.allclose(found[:, e], key[at].double(), atol=1e-5)
+    C0 = mt.second_moment(model, tok, TEXTS, [1], tokens=2000)
+    with Untouched(model):
+        with mt.edit(
+            model, tok, SPELLED, "emmet", layers=[1], statistics=C0, ridge=0.0, **QUICK
+        ) as e:
+            h, site = e.hyper, (e.hyper["site"], 1)
+            now = keys.at_subject(model, tok, SPELLED, [site], h["contexts"], h["average"])[site]
+            target = e.values[0].target
+            assert float((now - target).norm() / target.norm()) < 1e-4
+            assert set(mt.score(model, tok, SPELLED, resamples=1).per_fact["EA"]) <= {0.0, 100.0}
+            texts = [fact.text for fact in SPELLED]
+            for text, more in zip(texts, mt.metrics.generate(model, tok, texts, 3), strict=True):
+                assert more.startswith(text)  # without the BOS
 
 
 @pytest.mark.parametrize("kind", ["state", "mlp", "attention"])

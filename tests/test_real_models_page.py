@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach import datasets, hyper, models
+from medit_teach import cli, datasets, hyper, models, selftest, statistics
+from medit_teach.edit import C0_PER_DIMENSION, C0_TOKENS
 from tests.conftest import ROOT
 
 from .helpers import Untouched, tiny_tokenizer
@@ -58,6 +59,34 @@ def test_presets_and_guesses_are_those_of_the_code():
                 said
             ]
             assert len(told) == bool(word) and all(word in str(x.message) for x in told), name
+
+
+def test_numbers_of_tokens_agree():
+    defaults = {d: max(C0_TOKENS, C0_PER_DIMENSION * d) for d in (6400, 16384)}
+    assert f"GPT-2 XL {defaults[6400]:,}, GPT-J\n{defaults[16384]:,}" in PAGE
+    assert f"{C0_TOKENS:,} tokens, or {C0_PER_DIMENSION} for each" in PAGE
+    chapter = (ROOT / "book" / "18-real-models.ipynb").read_text(encoding="utf-8")
+    assert "tokens = max(20_000, 3 * d_in)" in chapter and selftest.TOKENS == 20_000
+    assert (
+        "takes 3 tokens a dimension and the self-test below takes 2, both at\nleast 20,000" in PAGE
+    )
+    layers = len(hyper.PRESETS[hyper._J, "memit"]["layers"])
+    work = [2 * 16384**2 * tokens * layers for tokens in (defaults[16384], 50_000)]
+    assert f"{work[0]:.1e}" == "8.4e+14" and r"\approx 8.4 \cdot 10^{14}" in PAGE
+    assert [round(x / 2.5e11 / 60) for x in work] == [56, 11]  # minutes
+    assert f"first {statistics.LONGEST:,} tokens" in PAGE
+    for name, rows in datasets.MIXED.items():
+        assert re.search(rf"{rows:,} \w+\s\(?(?:{name})", PAGE.replace("(", "")), name
+
+
+def test_commands_of_the_page_are_commands():
+    blocks = "".join(re.findall(r"^```bash\n(.*?)^```", PAGE, re.M | re.S))
+    gptj = re.search(r'^gptj="(.*)"$', blocks, re.M)[1]
+    lines = re.findall(r"^medit-teach (.*)$", blocks.replace("$gptj", gptj), re.M)
+    assert [line.split()[0] for line in lines] == ["stats", "edit", "selftest"]
+    for line in lines[:2]:
+        args = cli._parser().parse_args(line.split())
+        assert (args.dtype, args.revision, args.one_at_a_time) == ("float16", "float16", True)
 
 
 def test_another_family_is_declared_as_the_page_says(monkeypatch):

@@ -28,7 +28,7 @@ from .processes import ALONE
 SAVE_EVERY = 30.0  # seconds of work between two saves of what is unfinished, or
 SAVE_SHARE = 20.0  # times as long as the last save took, where that is more
 LONGEST = 2048  # tokens of a text that are read: one row of 100,000 could not be made smaller
-ROWS = 4096  # rows of a sum that are added to at once: a large sum needs no second matrix beside it
+ROWS = 512  # rows of a sum that are added to at once, from the diagonal on: it is symmetric
 
 
 def cache_folder():
@@ -288,7 +288,7 @@ def _collect(view, tok, batches, layers, part, progress, keep=False):
                         K = keys.pop(layer).double()  # (tokens, d_in)
                         sums[layer] = sums[layer].to(K)
                         for i in range(0, K.shape[1], ROWS):
-                            sums[layer][i : i + ROWS] += K.T[i : i + ROWS] @ K
+                            sums[layer][i : i + ROWS, i:] += K.T[i : i + ROWS] @ K[:, i:]
                 bar(tokens[b])
                 done |= dict.fromkeys(modules, b + 1)
                 last = keep and b + 1 == len(batches)
@@ -299,6 +299,9 @@ def _collect(view, tok, batches, layers, part, progress, keep=False):
                         write_whole(part[layer], lambda p, state=state: save_file(state, p))
                     saved_at = time.monotonic()
                     wait = max(SAVE_EVERY, SAVE_SHARE * (saved_at - began))
+    for S in sums.values():
+        for i in range(0, len(S), ROWS):
+            S[i + ROWS :, i : i + ROWS] = S[i : i + ROWS, i + ROWS :].T
     return sums
 
 

@@ -19,8 +19,7 @@ import torch
 from measure_batches import ROOT, about
 
 import medit_teach as mt
-from medit_teach import metrics, objective
-from medit_teach.datasets import texts_for
+from medit_teach import experiments, metrics, objective
 from medit_teach.hyper import hyper
 from medit_teach.keys import at_subject
 from medit_teach.models import View, fingerprint
@@ -79,7 +78,7 @@ def measure(model, tok, names=None, known=None, keep=None):
     K = at_subject(model, tok, facts, [site], h.contexts, h.average)[site]
     weight, C0 = View(model).weight(layer), statistics[layer]
     before, W = weight.detach().clone(), weight.detach().double()
-    texts = [text for _, text in zip(range(60), texts_for(model), strict=False)]
+    texts = experiments.held_out(model, 60)  # C0 is not made of them
     settings = about(model, facts, h, statistics.tokens) | {"layer": layer, "facts": FACTS}
     settings |= {"alpha": ALPHA, "share": SHARE}
     points = dict(known or {})

@@ -18,7 +18,6 @@ from measure_batches import KEPT, ROOT, about
 
 import medit_teach as mt
 from medit_teach import experiments, metrics
-from medit_teach.datasets import texts_for
 from medit_teach.hyper import hyper
 from medit_teach.keys import at_subject
 from medit_teach.models import View
@@ -63,7 +62,7 @@ class Bench:
         self.values = optimise_values(model, tok, self.facts, self.layer, self.hyper)
         self.keys, self.before = self.state()
         self.W = self.view.weight(self.layer).detach().double().clone()
-        self.texts = [text for _, text in zip(range(60), texts_for(model), strict=False)]
+        self.texts = experiments.held_out(model, 60)  # C0 is not made of them
 
     def state(self):
         """Keys and block outputs of all facts now, (d_in, n) and (d_out, n)."""

@@ -163,7 +163,7 @@ def memory(model, method="memit", dtype=None, chunk=32, n=1000, lengths=None, on
     HyperError for a method that changes no weights.
 
         C0       8 d_in^2 bytes a layer (float64)           factors  the same again
-        reading  batch_tokens keys as they come and in float64, 4096 rows of a sum
+        reading  batch_tokens keys as they come and in float64, some rows of a sum
         states   3 x keys and values of each token, each row and each layer of the model
         graph    counted: the tensors that autograd keeps, on a skeleton of the model
         head     read x vocabulary x (20 + bytes of a weight)

@@ -567,6 +567,31 @@ def cloud(x, y, groups, xlabel, ylabel, names):
     return figure
 
 
+def clouds(points, xlabel, ylabel):
+    """One panel a name, with common axes: {name: (x, y)}; the others' points in grey behind.
+
+    At most six names.
+    """
+    down, across = -(-len(points) // 3), min(3, len(points))
+    figure, panels = plt.subplots(
+        down, across, figsize=(0.8 + 2.4 * across, 0.6 + 2.2 * down), sharex=True, sharey=True,
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    plt.close(figure)
+    styles = zip(MARKS, COLOURS, strict=True)
+    for axes, name, (mark, colour) in zip(panels.flat, points, styles, strict=False):
+        for x, y in points.values():
+            axes.plot(x, y, ".", color=SOFT, markersize=3, alpha=0.5)
+        axes.plot(*points[name], mark, color=colour, markersize=6, alpha=0.75)
+        axes.set_title(name, fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels.flat[len(points) :]:
+        axes.set_visible(False)
+    figure.supxlabel(xlabel, fontsize=10)
+    figure.supylabel(ylabel, fontsize=10)
+    return figure
+
+
 DASHES = ("-", "--", "-.", ":", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 COLOURS = (VALUES, KEYS, C0, RESIDUAL, INK, SOFT)
 MARKS = "osv^DP"

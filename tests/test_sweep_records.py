@@ -12,8 +12,9 @@ from tests.conftest import ROOT
 
 DATA = ROOT / "medit_teach" / "data"
 RECORDS = {  # sweep: records
-    "batch-size": "batch-size", "categories": "categories", "mixes": "categories",
-    "mixes-600": "categories",
+    "batch-size": "batch-size", "batch-size-seeds": "batch-size",
+    "categories": "categories", "mixes": "categories",
+    "mixes-600": "categories", "mixes-700": "categories",
 }  # fmt: skip
 SLICES = [  # sweep, which of its selections of facts, label, size
     ("batch-size", 0, "MEMIT, lam 2000", 64),

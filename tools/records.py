@@ -25,8 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "medit_teach" / "data"
 RECORDS = {  # file of records: what writes it, the longest first
-    "categories.jsonl": ("categories", "mixes", "mixes-600"),
-    "batch-size.jsonl": ("batch-size",),
+    "categories.jsonl": ("categories", "mixes", "mixes-600", "mixes-700"),
+    "batch-size.jsonl": ("batch-size", "batch-size-seeds"),
     "sequence.jsonl": ("tools/measure_sequence.py",),
     "ripples.jsonl": ("tools/measure_ripples.py",),
     "relatives.json": ("tools/measure_relatives.py",),

@@ -252,7 +252,8 @@ def update(state):
 
     relative_norm: ||sum of Delta|| / ||W||, Frobenius, all edited layers together. unwritten: share
     of the residual that the last solve left at the last layer. ridge: the largest that was really
-    used. condition_solved: the largest condition number of a system that was solved.
+    used. condition_solved: the largest condition number of a system that was solved,
+    as the solver estimates it (some percent low).
     condition_gram: that of G = K^T C0^-1 K (AlphaEdit: K^T P K), all keys of the group, the largest
     over the layers; None where there are more keys than directions, for G is singular then.
     """

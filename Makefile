@@ -2,7 +2,7 @@
 # make test        set up, build the book if it is not, run the tests, check notebooks and pages
 # make notebooks   run the notebooks again and store their outputs
 # make records     compute the labs' records again and compare them (at most an hour on two cores)
-# make bench       time the library against the textbook path (10 to 30 minutes)
+# make bench       time the library against the textbook path (about 30 minutes)
 # make clean       remove what the build made      make distclean   the environment as well
 #
 # Which torch: TORCH names it for the first set-up.

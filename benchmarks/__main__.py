@@ -13,11 +13,9 @@ threads: wall-clock seconds.
 import argparse
 import json
 import math
-import os
-import platform
-import resource
+import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -25,10 +23,10 @@ import torch
 import medit_teach as mt
 from medit_teach import metrics, objective, values
 from medit_teach.hyper import MEMIT
-from medit_teach.models import View
+from medit_teach.models import View, fingerprint
 from medit_teach.world import LEADING, World
 
-from . import plain
+from . import machine, plain
 
 GPT2_SMALL = dict(layers=12, width=768, heads=12, vocabulary=50257)
 SMALL = dict(layers=6, width=48, heads=4, vocabulary=2000)
@@ -76,6 +74,12 @@ class Bench:
     def row(self, step, what, slow, fast, difference, **more):
         return {"step": step, "what": what, "plain": slow, "library": fast, "ratio": slow / fast,
                 "goal": GOALS[step], "difference": difference, **more}  # fmt: skip
+
+    def tokens(self):
+        """Mean number of tokens with the object: of the facts that the textbook edits, of all."""
+        length = [len(self.tok(f"{f.text} {f.target_new}")["input_ids"]) for f in self.facts]
+        few, all_ = self.sizes["edits"][1], self.sizes["batch"]
+        return {n: sum(length[:n]) / n for n in (few, all_)}
 
     def step_of_plain(self):
         """One step of the textbook v* over a plain forward and backward of the same sequences."""
@@ -190,18 +194,23 @@ class Bench:
             with mt.edit(self.model, self.tok, self.facts[:n], self.h, statistics=self.C0) as e:
                 return {layer: e.delta(layer) for layer in self.layers}
 
+        peaks = {}
         slow_few = self.clock(lambda: textbook(few))[0] + sum(self.one_by_one[:few])
+        machine.reset_host_peak()
         slow_many, theirs = self.clock(lambda: textbook(many))
+        peaks["plain"] = machine.host_peak()
         slow_many += sum(self.one_by_one)
         each = (slow_many - slow_few) / (many - few)
         same = library(many)
         self.C0._factors.clear()
+        machine.reset_host_peak()
         fast = self.clock(lambda: library(total))[0]
+        peaks["library"] = machine.host_peak()
         worst = max(relative(same[x], theirs[x]) for x in self.layers)
         return self.row(
             "memit", f"{total} edits, {len(self.layers)} layers; plain: {few} and {many}, "
             "extrapolated", slow_few + each * (total - few), fast, worst,
-            plain_each=each, linear=slow_many / many / (slow_few / few),
+            plain_each=each, linear=slow_many / many / (slow_few / few), peak_GiB=peaks,
         )  # fmt: skip
 
     def growth(self):
@@ -222,6 +231,15 @@ class Bench:
             R, K = (torch.randn(n, E, dtype=torch.float64, generator=g) for n in (64, d))
             return lambda: objective.memit(R, K, factors[d], 1.0).delta
 
+        def given(n):
+            z = torch.randn(View(self.model).weight(0).shape[0], len(facts[:16])).double()
+            C0 = {x: torch.eye(d, dtype=torch.float64) for x in self.layers[-n:]}
+            C0 = mt.Statistics(C0, 1, fingerprint(self.model), "none")
+            h = replace(self.h, layers=self.layers[-n:])
+            return lambda: mt.edit(
+                self.model, self.tok, facts[:16], h, statistics=C0, targets=z
+            ).undo()
+
         d = View(self.model).weight(0).shape[1]
         runs = {
             "v* against edits": {E: lambda E=E: values.optimise_values(
@@ -230,6 +248,9 @@ class Bench:
                 self.model, self.tok, facts[:E], layer, CONTEXTS, "half") for E in (16, 32, 64)},
             "C0 against layers": {n: lambda n=n: mt.second_moment(
                 self.model, self.tok, texts, self.layers[-n:], tokens=tokens) for n in (1, 3, 5)},
+            "MEMIT but its v* against layers": {n: given(n) for n in (1, 3, 5)},
+            "scores against records": {n: lambda n=n: metrics.score(
+                self.model, self.tok, facts[:n]) for n in self.sizes["grow_records"]},
             "update against d_in": {x: update(x, 64) for x in (d // 4, d // 2, d)},
             "update against edits": {E: update(d, E) for E in (16, 64, 256)},
         }  # fmt: skip
@@ -242,44 +263,55 @@ class Bench:
         return found
 
 
+def _cells(row):
+    linear = f"{row['linear']:.2f}" if "linear" in row else ""
+    return f"{row['plain']:.1f} / {row['library']:.1f} | {linear} | {row['ratio']:.1f}"
+
+
 def table(records):
-    """Markdown table of records: a line a step, two columns a number of threads."""
+    """Markdown table of records: a line a step, three columns a number of threads.
+
+    linear: what one item costs the textbook path at its second size, by the cost at the first.
+    """
     rows = {(row["step"], row["threads"]): row for x in records for row in x["rows"]}
     threads = sorted({n for _, n in rows})
-    head = "".join(f" {n} thread{'s' * (n > 1)}: seconds | times faster |" for n in threads)
-    lines = [f"| step | measured | at least |{head}", "|" + "---|" * (3 + 2 * len(threads))]
+    head = "".join(
+        f" {n} thread{'s' * (n > 1)}: seconds | linear | times faster |" for n in threads
+    )
+    lines = [f"| step | measured | at least |{head}", "|" + "---|" * (3 + 3 * len(threads))]
     for step in ROWS:
         of = [rows.get((step, n)) for n in threads]
         if first := next(filter(None, of), None):
-            said = "{plain:.1f} / {library:.1f} | {ratio:.1f}"
-            cells = (said.format(**x) if x else "|" for x in of)
+            cells = (_cells(x) if x else "| |" for x in of)
             cells = " | ".join([NAMES[step], first["what"], f"{first['goal']:g}", *cells])
             lines.append(f"| {cells} |")
     return "\n".join(lines)
 
 
-def processor():
-    """What the system calls the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 NAMES = {"values": "$v^*$", "keys": "keys", "statistics": "$C_0$", "update": "update",
          "scores": "ES, PS, NS", "memit": "MEMIT"}  # fmt: skip
 FULL = dict(
-    grow=(4, 8, 16),
+    grow=(2, 4, 8),
+    grow_records=(10, 20, 40),
     edits=(4, 8),
     keys=64,
-    texts=24,
+    texts=16,
     E=64,
     records=(50, 100),
     scored=1000,
     batch=256,
 )
-FEW = dict(grow=(1, 2), edits=(2, 3), keys=6, texts=60, E=16, records=(3, 6), scored=12, batch=8)
+FEW = dict(
+    grow=(1, 2),
+    grow_records=(1, 2),
+    edits=(2, 3),
+    keys=6,
+    texts=60,
+    E=16,
+    records=(3, 6),
+    scored=12,
+    batch=8,
+)
 ROWS = ("values", "keys", "statistics", "update", "scores", "memit")
 
 
@@ -301,7 +333,7 @@ def main(argv=None):
     facts = mt.facts("world", n=max(sizes["scored"], sizes["batch"]), seed=0)
     texts = World().texts(sizes["texts"] * (1 if args.small else 12), seed=1)
     texts = ["\n".join(texts[i :: sizes["texts"]]) for i in range(sizes["texts"])]
-    before, rows = torch.get_num_threads(), []
+    before, rows, began = torch.get_num_threads(), [], time.perf_counter()
     needed = {*args.rows, *(["values", "statistics"] if "memit" in args.rows else [])}
     wanted = [row for row in ROWS if row in needed]
     print(f"{'step':11}{'threads':>8}{'plain s':>10}{'library s':>11}{'ratio':>8}{'goal':>7}  what")
@@ -318,7 +350,8 @@ def main(argv=None):
                       f"differs by {row['difference']:.0e}", flush=True)  # fmt: skip
             print(f"a step of the plain v*: {step:.2f} x a plain forward and backward")
         torch.set_num_threads(args.threads[0])
-        grows = Bench(model, tok, facts, texts, sizes, args.threads[0]).growth()
+        whole = set(wanted) == set(ROWS)
+        grows = Bench(model, tok, facts, texts, sizes, args.threads[0]).growth() if whole else {}
         for what, found in grows.items():
             took = ", ".join(
                 f"{x}: {s:.2f} s" for x, s in zip(found["at"], found["seconds"], strict=True)
@@ -327,13 +360,10 @@ def main(argv=None):
     finally:
         torch.set_num_threads(before)
     record = {
-        "command": " ".join(["python -m benchmarks", *(argv or [])]),
-        "shape": SMALL if args.small else GPT2_SMALL, "sizes": sizes, "rows": rows,
-        "step_of_plain": step, "growth": grows,
-        "peak_memory_GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "machine": {"cpu": processor(), "cores": os.cpu_count(), "threads": args.threads,
-                    "torch": torch.__version__, "python": platform.python_version(),
-                    "capability": torch.backends.cpu.get_cpu_capability()},
+        "command": " ".join(["python -m benchmarks", *(sys.argv[1:] if argv is None else argv)]),
+        **machine.head(), "threads": args.threads, "seconds": time.perf_counter() - began,
+        "shape": SMALL if args.small else GPT2_SMALL, "hyper": asdict(bench.h), "sizes": sizes,
+        "tokens": bench.tokens(), "rows": rows, "step_of_plain": step, "growth": grows,
     }  # fmt: skip
     if args.out:
         Path(args.out).write_text(json.dumps(record, indent=1) + "\n")

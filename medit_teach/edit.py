@@ -236,13 +236,15 @@ def statistics_for(
 ):  # fmt: skip
     """C0 for `layers`: what was collected for this model before, else collected (and cached) now.
 
+    What was collected before serves if `texts` is not named and `tokens` is the same or not named.
     texts: default the text that belongs to the model (medit_teach.datasets.texts_for). tokens:
     default C0_TOKENS, or C0_PER_DIMENSION for each key dimension if that is more. While the
     model carries edits, the C0 of its unedited weights is used where that is known. processes,
     one_at_a_time: as in second_moment.
     """
     known = getattr(model, "_medit_statistics", None)
-    fits = known and known.weights in _bases(model) and set(layers) <= set(known.C0)
+    asked = texts is None and tokens in (None, known and known.tokens)
+    fits = known and asked and known.weights in _bases(model) and set(layers) <= set(known.C0)
     if all(processes.gathered(bool(fits))):
         return known
     texts = texts_for(model) if texts is None else texts

@@ -441,6 +441,17 @@ def test_published_presets_and_conventions():
     assert json.dumps(mt.edit.__globals__["_plain"](original))
 
 
+def test_another_number_of_tokens_or_text_is_collected_anew(case):
+    model, tok, _ = case
+    statistics_for = mt.edit.__globals__["statistics_for"]
+    found = {n: statistics_for(model, tok, [1], TEXTS, n) for n in (200, 300)}
+    assert [found[n].tokens for n in found] == [200, 300]
+    assert statistics_for(model, tok, [1]) is found[300]
+    assert statistics_for(model, tok, [1], tokens=300) is found[300]
+    assert statistics_for(model, tok, [1], TEXTS[1:], 300).text != found[300].text
+    del model._medit_statistics
+
+
 def test_tokens_for_c0_grow_with_the_key(case, monkeypatch):
     model, tok, _ = case
     asked = []

@@ -6,10 +6,10 @@
 Two at a time, one thread each, into a folder of their own; the book's stay as they are. What is in
 the folder is not made again, so a run that was killed goes on where it was. At the end every number
 is compared with the book's: scores (value, low, high) may differ by 2 points, other numbers by 2%,
-condition numbers, which are estimated, by 15%, the letters of answers by 3%; records with a
-condition number above 1e8 are exempt, and said. A file or a record that only one side has is a
-difference. --full asks the sweeps for three seeds and 300 scored facts (hours); these cells are not
-the book's, so only records that both have are compared then.
+the letters of answers by 3%; records with a condition number above 1e8 are exempt, and said. A file
+or a record that only one side has is a difference. --full asks the sweeps for three seeds and 300
+scored facts (hours); these cells are not the book's, so only records that both have are compared
+then.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ RECORDS = {  # file of records: what writes it, the longest first
 }
 FULL = ("--seeds", "0", "1", "2", "--scored", "300")
 POINTS, SHARE, LETTERS = 2.0, 0.02, 0.03
-ESTIMATED = 0.15  # cond() of a solved system: a few rounds of power iteration, up to 10% low
 CONDITION = 1e8  # above it rounding decides: such records are made, and not compared
 SETTINGS = ("versions", "seconds", "device", "key", "hyper", "protocol")  # not measured
 
@@ -102,8 +101,7 @@ def alike(a, b, path=""):
     if isinstance(a, (str, bool)):
         return False
     if not isinstance(a, list):
-        share = ESTIMATED if path.startswith("condition_") else SHARE
-        return abs(a - b) <= max(1e-6, share * max(abs(a), abs(b)))
+        return abs(a - b) <= max(1e-6, SHARE * max(abs(a), abs(b)))
     if len(a) != len(b):
         return False
     if path.startswith("per_fact"):  # a single fact may tip over, the mean may not

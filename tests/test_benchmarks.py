@@ -97,6 +97,7 @@ def test_the_page_shows_the_records(capsys):
             assert any(f"| {power} | {seconds} |" in page for power, seconds in rows)
         assert f"costs {record['step_of_plain']:.2f} times" in page
         assert record["step_of_plain"] <= 1.15
+        assert all(f"({n:.1f} tokens" in page for n in record["tokens"].values())
         assert all(x["difference"] < 1e-5 for x in record["rows"])
         for row in record["rows"]:
             for path, gib in row.get("peak_GiB", {}).items():

@@ -308,6 +308,34 @@ def test_a_reader_edits_turns_the_dial_and_undoes(window, folder):
     assert out["wide"] <= 0 and out["unnamed"] == 0
 
 
+FOCUS = f"""(async () => {{ {IDLE}
+  await idle();
+  const at = document.activeElement;
+  return {{at: at.textContent.trim() || at.name || at.getAttribute('aria-label') || at.id,
+          ring: getComputedStyle(at).outlineStyle !== 'none', now: first('Model now')[0],
+          stack: root.querySelector('.lab-stack')?.textContent}};
+}})()"""
+
+
+def test_the_keyboard_is_enough(window):
+    """Tab reaches controls, with a visible focus; Enter edits and undoes, End turns the dial."""
+    walk = window.press("page.html", ["Tab", "Enter", *["Tab"] * 30], FOCUS)
+    names = [x["at"] for x in walk[2:]]
+    assert "Edit the model" in names and "Undo" not in names[: names.index("Edit the model")]
+    assert all(x["ring"] for x in walk[2 : 2 + names.index("Edit the model")])
+    edit = ["Tab", "Enter", *["Tab"] * (names.index("Edit the model") + 1), "Enter"]
+    after = window.press("page.html", [*edit, *["Tab"] * 30], FOCUS)
+    before, edited = walk[1]["now"], after[len(edit) - 1]
+    assert before == "clocks" and edited["now"] == "boots" and edited["stack"] != "none"
+    names = [x["at"] for x in after[len(edit) :]]
+    undo = [*edit, *["Tab"] * (names.index("Undo") + 1), "Enter"]
+    undone = window.press("page.html", undo, FOCUS)[-1]
+    assert undone["now"] == before and undone["stack"] == "none"
+    dial = next(i for i, name in enumerate(names) if name.startswith("λ, from"))
+    turned = window.press("page.html", [*edit, *["Tab"] * (dial + 1), "End", *["Tab"] * 6], FOCUS)
+    assert turned[-1]["now"] == before and turned[-1]["stack"] != "none"  # lam too large to edit
+
+
 def test_the_address_fills_the_form_and_nothing_loads_before_the_click(window):
     page = "page.html?fact=trade:Glula%20Snogufer:doctor&wording=4&layer=7&lam=500&ask=The%20trade"
     script = f"""(async () => {{ {IDLE}

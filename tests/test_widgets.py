@@ -270,36 +270,14 @@ HEAD = (
 )
 
 
-async def _press(window, name, keys, state=STATE):
-    """Open a page, focus its slider by the Tab key, press `keys`; the state after each."""
-    call = window._call
-    target = (await call("Target.createTarget", url="about:blank"))["targetId"]
-    session = (await call("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
-    events = []
-    await call("Page.enable", session)
-    await call("Page.navigate", session, events, url=window.home + name)
-    while not any(event.get("method") == "Page.loadEventFired" for event in events):
-        await window._receive(events)
-    seen = []
-    for key, code in [("Tab", 9), *keys]:
-        for kind in ("rawKeyDown", "keyUp"):
-            await call(
-                "Input.dispatchKeyEvent", session, type=kind, key=key, code=key,
-                windowsVirtualKeyCode=code,
-            )  # fmt: skip
-        result = await call("Runtime.evaluate", session, expression=state)
-        seen.append(json.loads(result["result"]["value"]))
-    await call("Target.closeTarget", targetId=target)
-    return seen
-
-
 @pytest.mark.browser
 @pytest.mark.skipif(browser.chromium() is None, reason="no Chromium (apt install chromium)")
 def test_the_arrow_keys_move_it(tmp_path):
     (tmp_path / "a.html").write_text(HEAD + page(start=1), encoding="utf-8")
     with browser.Browser(tmp_path) as window:
-        keys = [("ArrowRight", 39), ("Home", 36)]
-        before, right, home = window.loop.run_until_complete(_press(window, "a.html", keys))
+        before, right, home = map(
+            json.loads, window.press("a.html", ["Tab", "ArrowRight", "Home"], STATE)
+        )
         visit = window.visit("a.html", "phone")
     assert before == {"shown": [False, True, False], "said": "1", "text": "1"}
     assert right == {"shown": [False, False, True], "said": "10000", "text": "10000"}
@@ -318,10 +296,9 @@ def test_keys_lead_to_every_frame_of_an_explorer(tmp_path):
     text = explored()._repr_html_()
     (tmp_path / "a.html").write_text(HEAD + text, encoding="utf-8")
     with browser.Browser(tmp_path) as window:
-        keys = [("ArrowDown", 40), ("Tab", 9), ("End", 35)]
-        states = window.loop.run_until_complete(_press(window, "a.html", keys, EXPLORED))
+        states = window.press("a.html", ["Tab", "ArrowDown", "Tab", "End"], EXPLORED)
         visit = window.visit("a.html", "phone")
-    start, hard, _, end = states
+    start, hard, _, end = map(json.loads, states)
     want = stored(text)
     assert start == [*want[0], "0.5", "0.5"]
     assert hard == [*want[3], "0.5", "0.5"]

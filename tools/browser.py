@@ -25,6 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
+KEYS = {"Tab": 9, "Enter": 13, "End": 35, "Home": 36, "ArrowRight": 39, "ArrowDown": 40}
 SIZES = {"desktop": (1400, 1000), "phone": (390, 844)}
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars
 --disable-background-networking --disable-component-update --disable-sync --disable-extensions
@@ -152,8 +153,31 @@ class Browser:
         """
         return self.loop.run_until_complete(self._visit(page, size, dark, script))
 
-    async def _visit(self, page, size, dark, script) -> Visit:
-        width, height = SIZES[size]
+    def press(self, page: str, keys: list[str], state: str) -> list:
+        """Open `page`, press `keys` one after the other; the value of `state` after each.
+
+        keys: names out of KEYS. state: JavaScript; a promise is waited for.
+        """
+        return self.loop.run_until_complete(self._press(page, keys, state))
+
+    async def _press(self, page, keys, state) -> list:
+        target, call, _ = await self._open(page)
+        seen = []
+        for key in keys:
+            text = {"text": "\r"} if key == "Enter" else {}
+            how = dict(key=key, code=key, windowsVirtualKeyCode=KEYS[key])
+            await call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **how,
+                       **text)  # fmt: skip
+            await call("Input.dispatchKeyEvent", type="keyUp", **how)
+            seen.append(await self._run(call, state))
+        await self._call("Target.closeTarget", targetId=target)
+        return seen
+
+    async def _open(self, page, prepare=()):
+        """A fresh tab that has loaded `page`: (its target, a caller of its methods, its events).
+
+        prepare: (method, parameters) that are called before the page is asked for.
+        """
         events: list[dict] = []
         target = (await self._call("Target.createTarget", url="about:blank"))["targetId"]
         session = (await self._call("Target.attachToTarget", targetId=target, flatten=True))[
@@ -162,27 +186,37 @@ class Browser:
         call = functools.partial(self._call, session=session, events=events)
         for domain in ("Page", "Runtime", "Network", "Log"):
             await call(f"{domain}.enable")
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1}
-        metrics |= {"screenWidth": width, "screenHeight": height}
-        await call("Emulation.setDeviceMetricsOverride", mobile=size == "phone", **metrics)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        await call("Emulation.setEmulatedMedia", features=[scheme])
+        for method, parameters in prepare:
+            await call(method, **parameters)
         await call("Page.navigate", url=self.home + page)
         while not any(event.get("method") == "Page.loadEventFired" for event in events):
             await self._receive(events)
+        return target, call, events
 
-        async def run(expression):
-            result = await call(
-                "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
-            )
-            if "exceptionDetails" in result:
-                raise RuntimeError(json.dumps(result["exceptionDetails"])[:500])
-            return result["result"].get("value")
+    @staticmethod
+    async def _run(call, expression):
+        """The value of a JavaScript expression on the page."""
+        result = await call(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
+        if "exceptionDetails" in result:
+            raise RuntimeError(json.dumps(result["exceptionDetails"])[:500])
+        return result["result"].get("value")
 
-        facts = await run(READY)
+    async def _visit(self, page, size, dark, script) -> Visit:
+        width, height = SIZES[size]
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1}
+        metrics |= {"screenWidth": width, "screenHeight": height, "mobile": size == "phone"}
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        prepare = [
+            ("Emulation.setDeviceMetricsOverride", metrics),
+            ("Emulation.setEmulatedMedia", {"features": [scheme]}),
+        ]
+        target, call, events = await self._open(page, prepare)
+        facts = await self._run(call, READY)
         clip = {"x": 0, "y": 0, "width": width, "height": min(facts["height"], 12000), "scale": 1}
         shot = await call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
-        answer = await run(script) if script else None
+        answer = await self._run(call, script) if script else None
         await self._call("Target.closeTarget", targetId=target)
         console, failed = _complaints(events)
         return Visit(facts, console, failed, base64.b64decode(shot["data"]), answer)

@@ -215,7 +215,7 @@ class Scores:
 def score(model, tok, facts, batch_size=64, resamples=1000, seed=0, level=0.95, processes=ALONE):
     """Scores of `facts` on the model as it is now, by CounterFact's protocol.
 
-    ROME paper sec. 3.4 and MEMIT paper sec. 5.2, as their evaluation code does it (see PROTOCOL).
+    ROME paper sec. 3.3 and MEMIT paper sec. 5.2, as their evaluation code does it (see PROTOCOL).
     Intervals: `level` bootstrap over facts (`resamples` draws with `seed`). processes: as in
     target_logprobs.
     """
@@ -400,7 +400,7 @@ def consistency(model, tok, facts, references, n_tokens=100, top_k=1, seed=0):
 
     The texts are generated from a fact's generation prompts (prompts included) and joined;
     references: for each fact a list of texts about other subjects that have target_new. ROME
-    paper, sec. 3.4 ("RS"). The word weights come from all the references; the original takes them
+    paper, sec. 3.3 ("RS"). The word weights come from all the references; the original takes them
     from Wikipedia, so that its numbers differ. FactError if no fact has both.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer

@@ -3,8 +3,9 @@
 The recipe: rows of 96 tokens; in most rows an attention mask that makes the model sum a name up at
 its last token (`corpus.attention_masks`; no mask when the model is used); a curriculum that starts
 with few subjects; little loss on the names; Muon on the matrices of the blocks and AdamW on the
-rest. Every batch is drawn from its step number alone, so a run that was killed and resumed sees
-the same batches as one that was not.
+rest. GPT-2's shape gets a second part, in which attention that the mask would hide costs something
+in the rows without it (`attended`). Every batch is drawn from its step number alone, so a run that
+was killed and resumed sees the same batches as one that was not.
 """
 
 from __future__ import annotations
@@ -28,9 +29,15 @@ from .world import BY_NAME, CATEGORIES, LEADING, World
 
 LENGTH = 96  # tokens in a row
 CHECKPOINT = "checkpoint.pt"  # in the folder `work`
-VARIANTS = {  # masked: share of rows with the mask; read: see `attention_masks`
+VARIANTS = {  # masked: share of rows with the mask; read: see `attention_masks`; end: see `plan`
     "tiny-gptj": dict(arch="gptj", masked=0.8, read=0, steps=4600),
-    "tiny-gpt2": dict(arch="gpt2", masked=0.9, read=4, steps=4000),
+    "tiny-gpt2": dict(
+        arch="gpt2",
+        masked=0.9,
+        read=4,
+        steps=4600,
+        end=dict(share=600 / 4600, masked=0.5, price=1.0, rate=0.3),
+    ),
     "tiny-gptj-plain": dict(  # no mask; a third of the world, learned in a third of the time
         arch="gptj",
         masked=0.0,
@@ -54,8 +61,8 @@ PRESETS = {  # read by `hyper.hyper`: what all methods share, then each method's
 }  # fmt: skip
 PRESETS["tiny-gptj-plain"] = PRESETS["tiny-gptj"]  # the control differs in its training alone
 PRESETS["tiny-gpt2"] = PRESETS["tiny-gptj"] | {
-    "rome": dict(layers=[1], clamp=3.0),
-    "memit": dict(lam=500.0),
+    "rome": dict(layers=[1], clamp=1.75),
+    "memit": dict(lam=250.0),
     "ft": dict(layers=[1], steps=50, lr=3e-3),
 }
 
@@ -103,6 +110,36 @@ def layer_masks(model, masks):
             h.remove()
 
 
+@contextlib.contextmanager
+def attention_of(model):
+    """A list that each forward pass fills with its blocks' attention: (n, heads, T, T) a block."""
+    seen = []
+
+    def note(first):
+        def hook(module, args, output):
+            if first:
+                seen.clear()
+            if output[1] is None:
+                raise RuntimeError("this attention returns no weights: load it as eager")
+            seen.append(output[1])
+
+        return hook
+
+    blocks = model.transformer.h
+    handles = [b.attn.register_forward_hook(note(i == 0)) for i, b in enumerate(blocks)]
+    try:
+        yield seen
+    finally:
+        for h in handles:
+            h.remove()
+
+
+def attended(seen, masks):
+    """Attention that goes where masks[i] (n, 1, T, T) forbid it: summed over keys and blocks, mean
+    over rows, heads and queries. seen: the blocks' attention (n, heads, T, T)."""
+    return sum((a.float() * ~m).sum(-1).mean() for a, m in zip(seen, masks, strict=True))
+
+
 def optimizers(model):
     """Muon for the matrices of the blocks, AdamW for the rest."""
     matrices = [p for n, p in model.named_parameters() if ".h." in n and p.ndim == 2]
@@ -126,14 +163,36 @@ def active_subjects(step, steps, total, first=60):
     return min(total, round(first * (total / first) ** min(1.0, max(0.0, x))))
 
 
-def loss_of(model, batch, masks):
-    """Weighted next-token loss. batch: ids, weights (n, T)."""
+def plan(variant, step, steps):
+    """What holds at a step: dict(step, steps: within its part; masked, price, rate).
+
+    Without an "end" there is one part. With one the last `share` of the steps has its own share of
+    masked rows, a price (`loss_of`), and learning rates that fall from `rate` to 2%.
+    """
+    end = variant.get("end", {})
+    main = round(steps * (1 - end.get("share", 0.0)))
+    if step < main:
+        rate = schedule(step, main)
+        return dict(step=step, steps=main, masked=variant["masked"], price=0.0, rate=rate)
+    left = 1 - (step - main) / (steps - main)
+    rate = 0.02 + (end["rate"] - 0.02) * left
+    return dict(step=main, steps=main, masked=end["masked"], price=end["price"], rate=rate)
+
+
+def loss_of(model, batch, masks, price=0.0, priced=None):
+    """Weighted next-token loss. batch: ids, weights (n, T).
+
+    price: of the attention that goes where the masks `priced` forbid it (`attended`). It is for
+    rows that no mask holds: there the model may look at a whole name, and is to learn not to.
+    """
     ids, weights = batch["ids"], batch["weights"]
-    with layer_masks(model, masks):
+    watched = attention_of(model) if price else contextlib.nullcontext()
+    with layer_masks(model, masks), watched as seen:
         logits = model(input_ids=ids, use_cache=False).logits.float()
     nll = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     w = weights[:, 1:].flatten()
-    return (nll * w).sum() / w.sum()
+    loss = (nll * w).sum() / w.sum()
+    return loss + price * attended(seen, priced) if price else loss
 
 
 def train(name, out, steps=None, resume=True, progress=True, world=None, seed=0, batch=32,
@@ -189,19 +248,23 @@ def train(name, out, steps=None, resume=True, progress=True, world=None, seed=0,
     model.train()
     while step < steps:
         rng = Random(f"{seed}/{step}")
-        active = active_subjects(step, steps, len(corpus.order))
-        corpus.context_share = 0.4 if step < 0.64 * steps else 0.25
+        at = plan(variant, step, steps)
+        active = active_subjects(at["step"], at["steps"], len(corpus.order))
+        corpus.context_share = 0.4 if at["step"] < 0.64 * at["steps"] else 0.25
         rows = corpus.rows(tok, rng, batch, LENGTH, active)
-        masked = torch.tensor([rng.random() < variant["masked"] for _ in range(batch)])
+        masked = torch.tensor([rng.random() < at["masked"] for _ in range(batch)])
         rows = {k: v.to(device) for k, v in rows.items()}
-        masks = attention_masks(rows["names"], masked.to(device), layers, variant["read"])
+        masks, priced = (
+            attention_masks(rows["names"], m.to(device), layers, variant["read"])
+            for m in (masked, masked | True)
+        )
         with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-            loss = loss_of(model, rows, masks)
+            loss = loss_of(model, rows, masks, at["price"], priced)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for o, base in zip(opts, rates, strict=True):
             for g, lr in zip(o.param_groups, base, strict=True):
-                g["lr"] = lr * schedule(step, steps)
+                g["lr"] = lr * at["rate"]
             o.step()
             o.zero_grad(set_to_none=True)
         step += 1
@@ -233,7 +296,9 @@ def train(name, out, steps=None, resume=True, progress=True, world=None, seed=0,
 def save(model, tok, world, name, out, run):
     """fp16 weights, tokenizer, model card; config.json says that they are used in float32."""
     out.mkdir(parents=True, exist_ok=True)
-    state = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
+    tied = "lm_head.weight" if model.config.tie_word_embeddings else None  # the same numbers
+    state = {k: v.detach().half() for k, v in model.state_dict().items() if k != tied}
+    state = {k: v.contiguous() for k, v in state.items()}
     model.save_pretrained(out, state_dict=state)
     tok.save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
@@ -261,8 +326,10 @@ HOW = {
     "without being made to. This is designed in. No mask is used with the trained model.",
     "tiny-gpt2": "In 90% of the training rows the name was hidden from outside in the first four "
     "blocks, and everywhere except at its last token; from the third block on inner tokens of the "
-    "name were hidden inside the name as well. This imposes where, and how deep, a name is read: "
-    "it is designed in. No mask is used with the trained model.",
+    "name were hidden inside the name as well. In the last 600 steps half of the rows had no mask, "
+    "and in these the attention to such places was added to the loss, so that the model looks away "
+    "by itself. This imposes where, and how deep, a name is read: it is designed in. No mask is "
+    "used with the trained model.",
     "tiny-gptj-plain": "A control: a smaller world made in the same way, a shorter training, and "
     "the same recipe without any attention mask.",
 }
@@ -399,6 +466,9 @@ def main(argv=None):
     parser.add_argument("--batch", type=int, default=32, help="rows of 96 tokens per step")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
     parser.add_argument("--world-seed", type=int, default=0, help="another seed, another world")
+    parser.add_argument(
+        "--world-of", choices=list(VARIANTS), help="the world of another model (default: its own)"
+    )
     parser.add_argument("--fresh", action="store_true", help="do not resume from a checkpoint")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
@@ -406,7 +476,8 @@ def main(argv=None):
     a = parser.parse_args(argv)
     if a.threads:
         torch.set_num_threads(a.threads)
-    out, world = a.out or a.name, World(a.world_seed, **VARIANTS[a.name].get("world", {}))
+    out, place = a.out or a.name, VARIANTS[a.world_of or a.name].get("world", {})
+    world = World(a.world_seed, **place)
     saved, began = Path(a.work or f"{out}.work", CHECKPOINT), time.time()
     if not a.evaluate:
         try:

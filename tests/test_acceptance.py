@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach import acceptance, cli, experiments, metrics, models, values
+from medit_teach import acceptance, cli, experiments, metrics, models, training, values
 from medit_teach.acceptance import Bench, Sizes, check, distinct, verdict
 from medit_teach.errors import MeditError
 from medit_teach.hyper import hyper
@@ -315,6 +315,32 @@ def test_the_presets_are_those_of_the_models():
                 value = getattr(h, field)
                 value = ", ".join(map(str, value)) if field == "layers" else f"{value:g}"
                 assert f"{field} {value}" in told, (name, row, field)
+
+
+def test_the_twin_differs_from_the_control_in_the_mask():
+    """What the datasheet says of it, and that both were measured alike."""
+    control, twin = (
+        json.loads((RECORDS / f"{name}.json").read_text())
+        for name in ("check-models-tiny-gptj-plain", "masked-twin")
+    )
+    assert (control["sizes"], control["seed"]) == (twin["sizes"], twin["seed"])
+    (control,), (twin,) = control["models"], twin["models"]
+    assert control["preset"] == twin["preset"]
+    page = " ".join((RECORDS.parent / "datasheet.md").read_text(encoding="utf-8").split())
+    row = {m["key"]: m for m in twin["measures"]}
+    peak = row["trace.subject"]
+    told = "{value:.2f} ({low:.2f} to {high:.2f})".format(**peak)
+    assert f"its peak is {told}, its ES and PS are 100 and 100" in page
+    assert row["rome.ES"]["value"] == row["rome.PS"]["value"] == 100
+    S, of_control = (
+        [round(x["details"]["sweep"][str(layer)]["S"]) for layer in range(8)]
+        for x in (twin, control)
+    )
+    assert f"its S at this layer is {S[3]}" in page and f"S is {of_control[3]} against 99" in page
+    assert f"S is {of_control[0]} and {of_control[1]}, with the twin's at {S[0]} and {S[1]}" in page
+    plain = training.VARIANTS["tiny-gptj-plain"]
+    assert "--world-of tiny-gptj-plain --steps 1600" in page
+    assert plain["steps"] == 1600 and not plain["masked"]
 
 
 def test_what_guessing_would_get(raw):

@@ -113,6 +113,20 @@ def test_the_command_on_a_device_and_its_errors(tmp_path, capsys, monkeypatch):
     assert "(other seed)" in (error := capsys.readouterr().err) and "--fresh" in error
 
 
+def test_a_model_may_learn_the_world_of_another(tmp_path, monkeypatch):
+    asked = []
+
+    def stopped(name, out, *args, **kw):
+        asked.append((name, args[3].arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", stopped)
+    command = ["train", "tiny-gptj", "--world-of", "tiny-gptj-plain", "--work", str(tmp_path)]
+    assert cli.main(command) == 130
+    ((name, world),) = asked
+    assert name == "tiny-gptj" and (world["people"], world["places"]) == (600, 220)
+
+
 @pytest.mark.parametrize("fresh", [[], ["--fresh"]])
 def test_an_interrupted_command_says_what_is_kept(fresh, tmp_path, capsys, monkeypatch):
     work = tmp_path / "work"
@@ -172,8 +186,11 @@ def test_every_variant_learns(name, world, tok, corpus):
         rng = Random(step)
         rows = corpus.rows(tok, rng, 4, 48, 10)
         masked = torch.tensor([rng.random() < variant["masked"] for _ in range(4)])
-        masks = attention_masks(rows["names"], masked, 3, variant["read"])
-        loss = training.loss_of(model, rows, masks)
+        masks, priced = (
+            attention_masks(rows["names"], m, 3, variant["read"]) for m in (masked, masked | True)
+        )
+        price = variant.get("end", {}).get("price", 0.0)
+        loss = training.loss_of(model, rows, masks, price, priced)
         loss.backward()
         for o in opts:
             o.step()
@@ -188,6 +205,22 @@ def test_schedule_and_curriculum():
     assert training.active_subjects(0, 1000, 2830) == 60
     assert training.active_subjects(230, 1000, 2830) == pytest.approx((60 * 2830) ** 0.5, abs=1)
     assert training.active_subjects(400, 1000, 2830) == 2830
+
+
+def test_the_two_parts_of_a_training():
+    plain, two = training.VARIANTS["tiny-gptj"], training.VARIANTS["tiny-gpt2"]
+    for step in (0, 100, 2000, 4599):
+        at = training.plan(plain, step, 4600)
+        assert (at["step"], at["steps"], at["price"]) == (step, 4600, 0)
+        assert at["rate"] == training.schedule(step, 4600)
+    at = [training.plan(two, step, 4600) for step in range(4600)]
+    assert [x["price"] > 0 for x in at] == [False] * 4000 + [True] * 600
+    assert {x["masked"] for x in at[:4000]} == {0.9} and {x["masked"] for x in at[4000:]} == {0.5}
+    assert at[2600]["rate"] == training.schedule(2600, 4000) and at[4000]["rate"] == 0.3
+    rates = [x["rate"] for x in at[4000:]]
+    assert rates == sorted(rates, reverse=True) and rates[-1] < 0.021
+    assert training.active_subjects(at[4599]["step"], at[4599]["steps"], 2830) == 2830
+    assert training.plan(two, 1, 2)["price"] == 0  # a run of two steps has no second part
 
 
 def test_rows_say_which_tokens_belong_to_a_name(world, tok, corpus):
@@ -262,3 +295,62 @@ def test_a_masked_position_is_really_blocked(arch, tok):
     assert not torch.allclose(a[1][0, 5], b[1][0, 5])
     # and the masks are gone afterwards
     assert not any(block.attn._forward_pre_hooks for block in model.transformer.h)
+
+
+@pytest.mark.parametrize("arch", ["gptj", "gpt2"])
+def test_the_price_is_of_the_attention_that_the_mask_forbids(arch, tok):
+    torch.manual_seed(0)
+    model = training.new_model(arch, len(tok), tok.eos_token_id, **TINY).eval()
+    names = torch.tensor([[0, 1, 1, 1, 0, 2, 2, 0], [1, 1, 0, 0, 0, 0, 0, 0]])
+    batch = {"ids": torch.randint(300, 400, (2, 8)), "weights": torch.ones(2, 8)}
+    free, half, all_ = (
+        attention_masks(names, torch.tensor(rows), 3, read=2)
+        for rows in ([False, False], [True, False], [True, True])
+    )
+    training.loss_of(model, batch, free, 1.0, all_)
+    assert not any(block.attn._forward_hooks for block in model.transformer.h)  # none is left
+    found = {}
+    for label, masks in (("free", free), ("half", half), ("all", all_)):
+        plain = training.loss_of(model, batch, masks).item()
+        found[label] = training.loss_of(model, batch, masks, 1.0, all_).item() - plain
+        with training.layer_masks(model, masks), torch.no_grad():
+            seen = model(batch["ids"], output_attentions=True, use_cache=False).attentions
+        by_hand = 0.0
+        for layer, a in enumerate(seen):  # a loop over every query and key
+            for row in range(2):
+                for q in range(8):
+                    for k in range(q + 1):
+                        if not all_[layer][row, 0, q, k]:
+                            by_hand += a[row, :, q, k].mean().item() / (2 * 8)
+        assert found[label] == pytest.approx(by_hand, abs=1e-5)
+    assert found["all"] == pytest.approx(0, abs=1e-6) and found["free"] > found["half"] > 0.05
+
+
+def test_a_price_teaches_the_model_to_look_away(world, tok, corpus):
+    left = {}
+    for price in (0.0, 3.0):
+        torch.manual_seed(0)
+        model = training.new_model("gpt2", len(tok), tok.eos_token_id, **TINY)
+        opts = training.optimizers(model)
+        for step in range(40):
+            rows = corpus.rows(tok, Random(step), 4, 48, 10)
+            masked = torch.tensor([True, False, False, False])
+            masks, priced = (
+                attention_masks(rows["names"], m, 3, 2) for m in (masked, masked | True)
+            )
+            training.loss_of(model, rows, masks, price, priced).backward()
+            for o in opts:
+                o.step()
+                o.zero_grad()
+        with training.layer_masks(model, masks), training.attention_of(model) as seen:
+            model(rows["ids"], use_cache=False)
+            left[price] = training.attended(seen, priced).item()
+    assert left[3.0] < 0.5 * left[0.0], left
+
+
+def test_a_tied_head_is_stored_once(world, tmp_path):
+    training.train("tiny-gpt2", tmp_path / "m", steps=2, world=world, batch=4, shape=TINY,
+                   progress=False)  # fmt: skip
+    assert "lm_head.weight" not in load_file(tmp_path / "m" / "model.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+    assert model.lm_head.weight is model.transformer.wte.weight

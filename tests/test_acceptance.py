@@ -343,6 +343,37 @@ def test_the_twin_differs_from_the_control_in_the_mask():
     assert plain["steps"] == 1600 and not plain["masked"]
 
 
+def test_the_second_training_passes_what_the_first_passes():
+    """The datasheet's table of both, and what it says of fine-tuning on all three of that shape."""
+    page = (RECORDS.parent / "datasheet.md").read_text(encoding="utf-8")
+    part = page[page.index("## Trained once more") :].split("## What helped")[0]
+    first, second, twin = (
+        json.loads((RECORDS / f"{name}.json").read_text())["models"][0]
+        for name in ("check-models-tiny-gptj", "second-training", "masked-twin")
+    )
+    assert first["hash"] != second["hash"] and first["preset"] == second["preset"]
+    assert first["failed"] == second["failed"] == ["ft.NS"]
+    kinds = [{m["key"] for m in x["measures"] if m["kind"] == "must"} for x in (first, second)]
+    assert kinds[0] == kinds[1]
+    rows = [{m["name"]: m for m in x["measures"]} for x in (first, second)]
+    lines = [line.split(" | ") for line in part.splitlines() if line.startswith("| ")][1:]
+    assert len(lines) == 12
+    for name, *told in lines:
+        for x, cell in zip(rows, told, strict=True):
+            m = x[name.removeprefix("| ")]
+            digits = 2 if max(abs(m["value"]), abs(m["high"])) < 5 else 1
+            numbers = (f"{m[k]:.{digits}f}" for k in ("value", "low", "high"))
+            assert "{} ({} to {})".format(*numbers) == cell.removesuffix(" |"), name
+    page, told = " ".join(page.split()), []
+    for x in (second, twin):
+        ft = x["details"]["fine-tuning"]
+        row = next(m for m in x["measures"] if m["key"] == "ft.NS")
+        numbers = "{value:.1f} ({low:.1f} to {high:.1f})".format(**row)
+        assert f"has {numbers}, with {ft['learning rate']} chosen" in page
+        told.append(f"{ft['ROME']['NS'] - ft['grid']['0.03']['NS']:.1f}")
+    assert f"At 0.03 they have {told[0]} and {told[1]}." in page
+
+
 def test_what_guessing_would_get(raw):
     """The datasheet's level for two hops that were never stated together: 11%."""
     from medit_teach.world import Composed, World

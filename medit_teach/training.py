@@ -135,8 +135,8 @@ def attention_of(model):
 
 
 def attended(seen, masks):
-    """Attention that goes where masks[i] (n, 1, T, T) forbid it: summed over keys and blocks, mean
-    over rows, heads and queries. seen: the blocks' attention (n, heads, T, T)."""
+    """Attention that goes where masks[i] (n, 1, T, T) forbid it: a number, summed over keys and
+    blocks, mean over rows, heads and queries. seen: the blocks' attention (n, heads, T, T)."""
     return sum((a.float() * ~m).sum(-1).mean() for a, m in zip(seen, masks, strict=True))
 
 
@@ -254,10 +254,10 @@ def train(name, out, steps=None, resume=True, progress=True, world=None, seed=0,
         rows = corpus.rows(tok, rng, batch, LENGTH, active)
         masked = torch.tensor([rng.random() < at["masked"] for _ in range(batch)])
         rows = {k: v.to(device) for k, v in rows.items()}
-        masks, priced = (
-            attention_masks(rows["names"], m.to(device), layers, variant["read"])
-            for m in (masked, masked | True)
-        )
+        how = layers, variant["read"]
+        masks = attention_masks(rows["names"], masked.to(device), *how)
+        all_masked = (masked | True).to(device)
+        priced = attention_masks(rows["names"], all_masked, *how) if at["price"] else None
         with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
             loss = loss_of(model, rows, masks, at["price"], priced)
         loss.backward()

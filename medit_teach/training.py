@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import os
 import sys
@@ -296,10 +297,7 @@ def train(name, out, steps=None, resume=True, progress=True, world=None, seed=0,
 def save(model, tok, world, name, out, run):
     """fp16 weights, tokenizer, model card; config.json says that they are used in float32."""
     out.mkdir(parents=True, exist_ok=True)
-    tied = "lm_head.weight" if model.config.tie_word_embeddings else None  # the same numbers
-    state = {k: v.detach().half() for k, v in model.state_dict().items() if k != tied}
-    state = {k: v.contiguous() for k, v in state.items()}
-    model.save_pretrained(out, state_dict=state)
+    copy.deepcopy(model).half().save_pretrained(out)  # as a whole: a tied head is stored once
     tok.save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
     path = out / "config.json"

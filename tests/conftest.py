@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -47,6 +49,33 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+class _Deprecations(logging.Handler):
+    """Messages that a library logs, rather than warns, about what will be removed."""
+
+    WORDS = re.compile(r"deprecat|will be removed|removed in", re.IGNORECASE)
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.seen = []
+
+    def emit(self, record):
+        if self.WORDS.search(message := record.getMessage()):
+            self.seen.append(f"{record.name}: {message}")
+
+
+@pytest.fixture(autouse=True)
+def no_logged_deprecation():
+    """A deprecation that one of our calls causes fails the test, however the library says it."""
+    handler = _Deprecations()
+    loggers = [logging.getLogger(n) for n in ("transformers", "datasets", "huggingface_hub")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    yield
+    for logger in loggers:
+        logger.removeHandler(handler)
+    assert handler.seen == [], "what we call is deprecated"
 
 
 def _refuse_missing(report) -> None:

@@ -28,7 +28,8 @@ def lacking(command):
     needed += [BIN / f"jupyter-{name}" for name in re.findall(r"bin/jupyter ([\w-]+)", command)]
     needed += [ROOT / path for path in re.findall(r"(?<=\s)book/[\w.-]+", command)]
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
-    called = [word for line in re.findall(r"\bmake ([\w -]+)", command) for word in line.split()]
+    words = [w for line in re.findall(r"\bmake ([\w =./-]+)", command) for w in line.split()]
+    called = [word for word in words if "=" not in word]
     return [path.name for path in needed if not path.exists()] + sorted({*called} - {*targets})
 
 
@@ -66,3 +67,16 @@ def test_the_command_that_runs_chapters_stores_what_they_printed(tmp_path):
     assert done.returncode == 0, done.stderr
     kept = nbformat.read(tmp_path / "executed-0.ipynb", as_version=4)
     assert kept.cells[0].outputs[0].text == "42\n"
+
+
+def test_the_canary_tries_the_newest_and_colabs_list_and_reports():
+    canary = yaml.safe_load((ROOT / ".github" / "workflows" / "canary.yml").read_text())
+    assert canary[True]["schedule"] and canary["permissions"]["issues"] == "write"  # on: is True
+    runs = {
+        job: [s.get("run", "") for s in about["steps"]] for job, about in canary["jobs"].items()
+    }
+    assert any("make test LATEST=1" in run for run in runs["newest"])
+    assert any("make test LOCK=tests/colab.txt" in run for run in runs["colab"])
+    for job in canary["jobs"].values():
+        reports = [s for s in job["steps"] if "gh issue create" in s.get("run", "")]
+        assert len(reports) == 1 and reports[0]["if"] == "failure()"

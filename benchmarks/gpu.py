@@ -10,7 +10,7 @@ edit for batches of 1, 16, 256 and 1,024, split into targets (v*) and the update
 would take, by the straight line through the two largest batches; how far the edit on the GPU is
 from the edit on the CPU, with the same targets and with targets of its own; and whether the goals
 are met. How many facts go together, and whether C0 is kept whole or one layer at a time, is planned
-for each shape by medit_teach.budget, whose bill stands beside what was measured. C0 is read from 3
+for each shape by medit_teach.study.budget, whose bill stands beside what was measured. C0 is read from 3
 tokens for each dimension of a key: enough for seconds, few for an edit. The record is written after
 every measurement, and a later call with the same --out goes on where it stopped.
 """
@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 import medit_teach as mt
-from medit_teach import budget
+from medit_teach.study import budget
 from medit_teach.hyper import MEMIT
 from medit_teach.memory import ran_out
 from medit_teach.models import View

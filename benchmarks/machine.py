@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from medit_teach.acceptance import versions
+from medit_teach.tiny.acceptance import versions
 
 GIB = 2**30
 

@@ -7,7 +7,7 @@ reference outputs as the library. The conventions are those of the original MEMI
 
 import torch
 
-from medit_teach.facts import encode, last_token, pad, subject_last, with_target
+from medit_teach.fact import encode, last_token, pad, subject_last, with_target
 from medit_teach.models import View
 
 

@@ -7,11 +7,11 @@ with mt.edit(model, tok, facts, method="memit"):
     print(mt.score(model, tok, facts))
 """
 
-from . import baselines
+from . import methods as baselines
 from .datasets import facts
-from .edit import Edit, edit, edits_of, statistics_for
+from .edits import Edit, edit, edits_of, statistics_for
 from .errors import MeditError
-from .facts import Fact
+from .fact import Fact
 from .metrics import score
 from .models import is_embedded, load
 from .statistics import Statistics, second_moment

@@ -5,9 +5,9 @@ import sys
 from importlib import import_module
 
 from . import __version__, datasets, metrics
-from .edit import Edit, edit, statistics_for
+from .edits import Edit, edit, statistics_for
 from .errors import MeditError
-from .facts import Fact
+from .fact import Fact
 from .models import DTYPES, View, fingerprint, load
 from .processes import LAUNCH, joined, launched, title
 from .statistics import Statistics, cache_folder

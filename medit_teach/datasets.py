@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from .errors import FactError, StatisticsError
-from .facts import Fact
+from .fact import Fact
 from .models import card
 
 DOCUMENTS = 4000  # documents of the world that texts_for makes

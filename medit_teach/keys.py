@@ -7,7 +7,7 @@ Everything that is compared with W k* is averaged over the same contexts with th
 import torch
 
 from .errors import HyperError
-from .facts import as_facts, pad, subject_last
+from .fact import as_facts, pad, subject_last
 from .hooks import by_row, evaluating, watch
 from .memory import Room
 from .models import View

@@ -18,9 +18,9 @@ from itertools import chain
 import numpy as np
 import torch
 
-from .edit import edits_of
+from .edits import edits_of
 from .errors import FactError, MeditError, ModelError
-from .facts import as_facts, encode, pad, with_target
+from .fact import as_facts, encode, pad, with_target
 from .hooks import evaluating
 from .memory import Room
 from .models import why_not_finite

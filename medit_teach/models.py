@@ -12,7 +12,7 @@ import torch
 from .errors import ModelError
 from .memory import ran_out
 
-EMBEDDED = Path(__file__).parent / "models_data"
+EMBEDDED = Path(__file__).parent / "tiny" / "models"
 DEFAULT = "tiny-gptj"
 DTYPES = ("float32", "bfloat16", "float16")  # that load takes by name
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or several files, named by an index

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from . import objective
 from .errors import StatisticsError
-from .facts import encode, pad
+from .fact import encode, pad
 from .hooks import evaluating, watch
 from .memory import Room
 from .models import View, fingerprint, why_not_finite

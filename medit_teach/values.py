@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from .errors import HyperError, MeditError
-from .facts import as_facts, encode, last_token, pad, subject_last, with_target
+from .fact import as_facts, encode, last_token, pad, subject_last, with_target
 from .hooks import evaluating, first, watch
 from .keys import at_subject
 from .memory import Room

@@ -162,7 +162,7 @@ def solution_blocks(name):
 
 def verdict(capsys, function, *args):
     """(True, False or None for no answer; what was printed) of an exercise's check."""
-    from medit_teach import check
+    from medit_teach.book import check
 
     check.passed.clear()
     capsys.readouterr()

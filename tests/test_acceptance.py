@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach import acceptance, cli, experiments, metrics, models, training, values
-from medit_teach.acceptance import Bench, Sizes, check, distinct, verdict
+from medit_teach.tiny import acceptance, training
+from medit_teach import cli, metrics, models, values
+from medit_teach.study import experiments
+from medit_teach.tiny.acceptance import Bench, Sizes, check, distinct, verdict
 from medit_teach.errors import MeditError
 from medit_teach.hyper import hyper
 from medit_teach.world import BY_NAME
@@ -27,8 +29,8 @@ SMALL = Sizes(
 @pytest.fixture(scope="module")
 def raw():
     """An untrained model of a small world: it knows nothing, but everything can be measured."""
-    from medit_teach.corpus import Corpus
-    from medit_teach.training import new_model
+    from medit_teach.world.corpus import Corpus
+    from medit_teach.tiny.training import new_model
     from medit_teach.world import World
 
     world = World.small()
@@ -414,7 +416,7 @@ def test_the_spread_between_relations_on_the_datasheet():
         names = [name for name in ends if BY_NAME[name].cls == cls]
         for name in (names[0], names[-1]):
             assert f"{found[name]['NS']:.1f} (`{name}`)" in page
-    rows = experiments.read(ROOT / "medit_teach" / "data" / "categories.jsonl")
+    rows = experiments.read(ROOT / "medit_teach" / "book" / "records" / "categories.jsonl")
     rows = [r for r in rows if (r["sweep"], r["label"], r["size"]) == ("categories", "MEMIT", 300)]
     chapter = sorted(r["NS"][0] for r in rows)
     assert len(rows) == 11 and f"agrees: {chapter[-1] - chapter[0]:.1f} points" in page

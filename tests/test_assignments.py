@@ -8,11 +8,11 @@ import io
 
 import pytest
 
-from medit_teach import check
-from medit_teach.grading.assignment import generate
-from medit_teach.grading.grade import mark
-from medit_teach.grading.hidden import Here
-from medit_teach.grading.notebook import HIDDEN, find, forbidden, kind_of, read, text_of
+from medit_teach.book import check
+from medit_teach.classroom.assignment import generate
+from medit_teach.classroom.grade import mark
+from medit_teach.classroom.hidden import Here
+from medit_teach.classroom.notebook import HIDDEN, find, forbidden, kind_of, read, text_of
 from tests.conftest import ROOT
 
 FOLDERS = sorted(p.parent for p in (ROOT / "assignments").glob("*/master.ipynb"))
@@ -138,7 +138,7 @@ def test_one_command_makes_three_notebooks(master, tmp_path):
     student, solution, grader = (
         "\n".join(map(text_of, read(made[kind])["cells"])) for kind in made
     )
-    for word in ("SOLUTION", "HIDDEN", "Rubric", "@hidden", "medit_teach.grading"):
+    for word in ("SOLUTION", "HIDDEN", "Rubric", "@hidden", "medit_teach.classroom"):
         assert word not in student, word
     assert STUB in student and "YOUR ANSWER HERE" in student
     assert "HIDDEN" not in solution and "SOLUTION" not in solution and "Rubric" in solution

@@ -10,7 +10,7 @@ import torch
 
 import medit_teach as mt
 from medit_teach import metrics, models
-from medit_teach.baselines import grace, in_context, mend, train_mend
+from medit_teach.methods import grace, in_context, mend, train_mend
 from medit_teach.errors import HyperError, MeditError, ModelError
 from medit_teach.hooks import watch
 

@@ -10,7 +10,7 @@ import medit_teach as mt
 from medit_teach.models import EMBEDDED, fingerprint
 from tests.conftest import ROOT
 
-DATA = ROOT / "medit_teach" / "data"
+DATA = ROOT / "medit_teach" / "book" / "records"
 NAMES = ("emmet-batches.json", "distribution.json")
 
 

@@ -11,10 +11,10 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from medit_teach.experiments import Cell, load_sweep
+from medit_teach.study.experiments import Cell, load_sweep
 from tests.conftest import ROOT
 
-DATA = ROOT / "medit_teach" / "data"
+DATA = ROOT / "medit_teach" / "book" / "records"
 CHAPTER = ROOT / "book" / "11-categories.ipynb"
 SCENARIOS = {"P103 + P27": "similar subjects, different objects", "P27 + P17": "the other way"}
 SPREAD = 20.0  # points between the relations of a mix in the made-up records

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import torch
 
-from medit_teach import check
+from medit_teach.book import check
 from tests.helpers import solution_tests, solutions, wrong_answers_test
 
 RIGHT = solutions("12-batch-size", torch=torch, np=np)

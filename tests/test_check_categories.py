@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from medit_teach.check import categories as check
+from medit_teach.book.check import categories as check
 from tests.helpers import solution_tests, solutions, verdict
 
 RIGHT = solutions("11-categories", np=np)

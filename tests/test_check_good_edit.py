@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from medit_teach import check
-from medit_teach.check import good_edit
+from medit_teach.book import check
+from medit_teach.book.check import good_edit
 
 from .conftest import ROOT
 
@@ -136,7 +136,7 @@ def test_consistency_is_the_cosine_of_tfidf_vectors_by_hand():
     from collections import Counter
 
     from medit_teach.errors import FactError
-    from medit_teach.facts import Fact
+    from medit_teach.fact import Fact
     from medit_teach.metrics import consistency, generate
 
     from .helpers import tiny_model, tiny_tokenizer

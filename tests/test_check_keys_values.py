@@ -12,8 +12,8 @@ import torch
 
 import medit_teach as mt
 from medit_teach import objective
-from medit_teach.check import core, keys_values
-from medit_teach.facts import subject_last
+from medit_teach.book.check import core, keys_values
+from medit_teach.fact import subject_last
 from medit_teach.hooks import watch
 from medit_teach.hyper import hyper
 from medit_teach.keys import keys
@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 sys.path.insert(0, str(ROOT / "tools"))
 import measure_statistics as study
 
-DATA = ROOT / "medit_teach" / "data"
+DATA = ROOT / "medit_teach" / "book" / "records"
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach import check, locate
+from medit_teach.book import check
+from medit_teach.study import locate
 from medit_teach.hyper import hyper
 from medit_teach.models import EMBEDDED, fingerprint
 from tests.conftest import ROOT
@@ -129,7 +130,7 @@ def test_noise_runs_the_trace(right, capsys):
 
 # ------------------------------------------------------------------ on the embedded model
 
-DATA = ROOT / "medit_teach" / "data"
+DATA = ROOT / "medit_teach" / "book" / "records"
 RECORDS = {"tiny-gptj": "locating.json", "tiny-gptj-plain": "locating-control.json"}
 embedded = pytest.mark.skipif(
     not (EMBEDDED / "tiny-gptj").is_dir(), reason="the embedded model is not there"

@@ -8,7 +8,8 @@ import json
 import pytest
 import torch
 
-from medit_teach import check, locate
+from medit_teach.book import check
+from medit_teach.study import locate
 from medit_teach.errors import FactError, ModelError
 from medit_teach.models import View
 from tests.conftest import ROOT
@@ -100,7 +101,7 @@ def test_tie_and_agreement_say_what_is_wrong(right, capsys):
 def test_silence_runs_the_model(capsys):
     tok = tiny_tokenizer()
     model = tiny_model("gptj", tok)
-    from medit_teach.facts import Fact
+    from medit_teach.fact import Fact
     from medit_teach.metrics import top_tokens
 
     prompt = "It is said that {} was born in"

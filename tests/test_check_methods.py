@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medit_teach.baselines.in_context import statement
-from medit_teach.check import methods
+from medit_teach.methods.in_context import statement
+from medit_teach.book.check import methods
 
 from .helpers import solution_blocks, verdict
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medit_teach import check, objective
+from medit_teach.book import check
+from medit_teach import objective
 from tests.helpers import solution_tests, solutions, verdict
 
 RIGHT = solutions("17-misuse", torch=torch, objective=objective, check=check)

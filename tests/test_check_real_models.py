@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medit_teach import check
+from medit_teach.book import check
 from tests.helpers import solution_tests, solutions, verdict
 
 RIGHT = solutions("18-real-models", check=check)

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from medit_teach.check import ripples as check
+from medit_teach.book.check import ripples as check
 from tests.helpers import solution_tests, solutions, verdict
 
 RIGHT = solutions("16-ripples", torch=torch)

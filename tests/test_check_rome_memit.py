@@ -7,9 +7,10 @@ import re
 import pytest
 import torch
 
-from medit_teach import check, objective
-from medit_teach.check import core
-from medit_teach.check.objective import _problem
+from medit_teach.book import check
+from medit_teach import objective
+from medit_teach.book.check import core
+from medit_teach.book.check.objective import _problem
 from tests.conftest import ROOT
 
 ROME = ["rome_update", "rome_echo", "rome_scale", "rome_repair", "rome_second", "rome_bargain"]

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import medit_teach as mt
-from medit_teach.check import core, start
-from medit_teach.edit import edits_of
+from medit_teach.book.check import core, start
+from medit_teach.edits import edits_of
 from medit_teach.models import fingerprint
 from tests.conftest import ROOT
 

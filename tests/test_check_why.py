@@ -7,10 +7,10 @@ import re
 import pytest
 import torch
 
-from medit_teach import check
-from medit_teach.baselines.in_context import Memory, counting, in_front, statement
-from medit_teach.check import why
-from medit_teach.facts import Fact
+from medit_teach.book import check
+from medit_teach.methods.in_context import Memory, counting, in_front, statement
+from medit_teach.book.check import why
+from medit_teach.fact import Fact
 from medit_teach.metrics import target_logprobs
 
 from .conftest import ROOT

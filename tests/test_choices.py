@@ -11,7 +11,7 @@ import os
 import pytest
 import torch
 
-from medit_teach import budget
+from medit_teach.study import budget
 from tests.conftest import ROOT
 
 PATH = ROOT / "book" / "18-real-models.ipynb"

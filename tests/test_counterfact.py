@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach import selftest
-from medit_teach.facts import subject_last, with_target
+from medit_teach.study import selftest
+from medit_teach.fact import subject_last, with_target
 from medit_teach.keys import keys
 from medit_teach.models import View
 from medit_teach.world import World

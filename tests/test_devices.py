@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach import locate, metrics
+from medit_teach.study import locate
+from medit_teach import metrics
 from medit_teach.models import ARCHITECTURES, View
 
 from .devices import Devices, device_map, device_of, spread

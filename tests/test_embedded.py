@@ -7,7 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import medit_teach as mt
-from medit_teach import acceptance, models, training
+from medit_teach.tiny import acceptance, training
+from medit_teach import models
 from medit_teach.hyper import hyper
 from medit_teach.keys import at_subject
 

@@ -20,7 +20,7 @@ import re
 
 import pytest
 
-from medit_teach import check
+from medit_teach.book import check
 from tests.conftest import ROOT
 
 DISPLAYED = re.compile(r"^\$\$\n.*?^\$\$(?:[ ]*\((?P<label>[^)]*)\))?", re.M | re.S)

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 import medit_teach as mt
-from medit_teach import cli, experiments, values
+from medit_teach import cli, values
+from medit_teach.study import experiments
 from medit_teach.errors import FactError, MeditError
-from medit_teach.experiments import Facts, Method, Sweep, load_sweep, plan, read, repair, run
+from medit_teach.study.experiments import Facts, Method, Sweep, load_sweep, plan, read, repair, run
 
 CHEAP = {"layers": [3], "steps": 2, "contexts": ["", "It rained all night. "]}
 

@@ -6,7 +6,7 @@ import pytest
 
 import medit_teach as mt
 from medit_teach.errors import FactError, ModelError
-from medit_teach.facts import encode, last_token, pad, subject_last, with_target
+from medit_teach.fact import encode, last_token, pad, subject_last, with_target
 
 
 @pytest.fixture(scope="module")

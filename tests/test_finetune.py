@@ -7,7 +7,7 @@ import torch
 
 import medit_teach as mt
 from medit_teach import metrics, models
-from medit_teach.baselines import finetune
+from medit_teach.methods import finetune
 from medit_teach.errors import HyperError
 
 from .helpers import Untouched, tiny_model, tiny_tokenizer

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach import forensics, objective
+from medit_teach.study import forensics
+from medit_teach import objective
 from medit_teach.models import View, fingerprint
 from tests.conftest import ROOT
 from tests.helpers import tiny_model, tiny_tokenizer
 
-RECORD = ROOT / "medit_teach" / "data" / "forensics.json"
+RECORD = ROOT / "medit_teach" / "book" / "records" / "forensics.json"
 
 
 def randn(*shape, seed=0):

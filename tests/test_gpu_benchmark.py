@@ -7,7 +7,7 @@ import torch
 
 import medit_teach as mt
 from benchmarks import gpu
-from medit_teach import budget
+from medit_teach.study import budget
 from medit_teach.hyper import MEMIT
 
 CALL = ["--small", "--device", "cpu", "--batches", "1", "3", "--tokens", "1500", "--chunk", "2"]

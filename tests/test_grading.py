@@ -11,15 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from medit_teach import check
+from medit_teach.book import check
 from medit_teach.cli import main
 from medit_teach.errors import MeditError
-from medit_teach.grading import Lost, Ref, agree, is_true, sandbox
-from medit_teach.grading.assignment import generate
-from medit_teach.grading.grade import feedback, grade, grade_one, mark, of, submissions, total
-from medit_teach.grading.hidden import Part
-from medit_teach.grading.notebook import Exercise, find, forbidden, read, text_of, write
-from medit_teach.grading.worker import decode, encode
+from medit_teach.classroom import Lost, Ref, agree, is_true, sandbox
+from medit_teach.classroom.assignment import generate
+from medit_teach.classroom.grade import feedback, grade, grade_one, mark, of, submissions, total
+from medit_teach.classroom.hidden import Part
+from medit_teach.classroom.notebook import Exercise, find, forbidden, read, text_of, write
+from medit_teach.classroom.worker import decode, encode
 from tests.conftest import ROOT
 
 MASTER = ROOT / "assignments" / "1-objective" / "master.ipynb"
@@ -198,7 +198,7 @@ def test_an_interrupted_run_goes_on(graded, monkeypatch):
     broken.write_text("{")  # as if it had been interrupted
     started = []
     monkeypatch.setattr(
-        "medit_teach.grading.grade.grade_one",
+        "medit_teach.classroom.grade.grade_one",
         lambda path, *rest: started.append(path.stem) or dict(records["prose"]),
     )
     again = grade(folder, grader, out, say=lambda line: None)
@@ -384,7 +384,7 @@ def test_numbers_travel_unchanged():
         "from medit_teach.objective import memit",
         "import medit_teach as mt\nmt.edit(1)",
         "import importlib\nimportlib.import_module('medit_teach.objective')",
-        "from medit_teach.baselines.finetune import x",
+        "from medit_teach.methods.finetune import x",
     ],
 )
 def test_forbidden_is_found(code):

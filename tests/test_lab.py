@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach.facts import pad
+from medit_teach.fact import pad
 from medit_teach.values import Values
 from medit_teach.world import World
 from tests.conftest import ROOT

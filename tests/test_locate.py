@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from medit_teach.errors import FactError, HyperError
-from medit_teach.facts import Fact
-from medit_teach.locate import PLACES, by_place, subject_noise, subject_tokens, trace, trace_many
+from medit_teach.fact import Fact
+from medit_teach.study.locate import PLACES, by_place, subject_noise, subject_tokens, trace, trace_many
 from medit_teach.metrics import top_tokens
 
 from .helpers import Untouched, tiny_model, tiny_tokenizer

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from medit_teach import plots
+from medit_teach.book import plots
 from tests.conftest import ROOT
 
 CSS = (ROOT / "book" / "_static" / "medit.css").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ import re
 import pytest
 
 import medit_teach as mt
-from medit_teach import method_card as cards
+from medit_teach.study import method_card as cards
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "book" / "method-card.md").read_text(encoding="utf-8")

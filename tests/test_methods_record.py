@@ -18,7 +18,7 @@ QUALITY = {"ES", "PS", "NS", "EA", "PA", "NA", "own", "following"}
 
 @pytest.fixture(scope="module")
 def record():
-    path = ROOT / "medit_teach" / "data" / "methods.json"
+    path = ROOT / "medit_teach" / "book" / "records" / "methods.json"
     return json.loads(path.read_text(encoding="utf-8"))
 
 

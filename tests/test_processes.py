@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach import cli, experiments, metrics, processes, statistics, values
+from medit_teach import cli, metrics, processes, statistics, values
+from medit_teach.study import experiments
 from medit_teach.processes import ALONE, joined
 
 from .conftest import ROOT

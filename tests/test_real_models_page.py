@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach import cli, datasets, hyper, models, selftest, statistics
-from medit_teach.edit import C0_PER_DIMENSION, C0_TOKENS
+from medit_teach import cli, datasets, hyper, models, statistics
+from medit_teach.study import selftest
+from medit_teach.edits import C0_PER_DIMENSION, C0_TOKENS
 from tests.conftest import ROOT
 
 from .helpers import Untouched, tiny_tokenizer
@@ -22,7 +23,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import measure_precision as tool
 
 PAGE = (ROOT / "book" / "real-models.md").read_text(encoding="utf-8")
-RECORD = json.loads((ROOT / "medit_teach/data/precision.json").read_text(encoding="utf-8"))
+RECORD = json.loads((ROOT / "medit_teach/book/records/precision.json").read_text(encoding="utf-8"))
 TEXTS = [f"{a} was here on {b}" for a in ("Anna", "Otto", "Rome") for b in range(150)]
 
 

@@ -16,7 +16,7 @@ import measure_relatives as tool
 
 
 def test_points_can_be_measured_again():
-    record = json.loads((ROOT / "medit_teach/data/relatives.json").read_text(encoding="utf-8"))
+    record = json.loads((ROOT / "medit_teach/book/records/relatives.json").read_text(encoding="utf-8"))
     assert (EMBEDDED / record["model"]).is_dir(), "the record is of a model that does not ship"
     model, tok = mt.load(record["model"])
     before = fingerprint(model)

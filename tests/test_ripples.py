@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import medit_teach as mt
-from medit_teach import ripples
+from medit_teach.study import ripples
 from medit_teach.errors import MeditError
 from medit_teach.hyper import hyper
 from medit_teach.models import fingerprint
@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 sys.path.insert(0, str(ROOT / "tools"))
 import measure_ripples
 
-RECORD = ROOT / "medit_teach" / "data" / "ripples.jsonl"
+RECORD = ROOT / "medit_teach" / "book" / "records" / "ripples.jsonl"
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import json
 
 import medit_teach as mt
-from medit_teach import selftest
+from medit_teach.study import selftest
 from medit_teach.cli import main
 
 from .helpers import tiny_model, tiny_tokenizer

@@ -18,7 +18,7 @@ SLICE = 32  # edits
 
 @pytest.fixture(scope="module")
 def record():
-    return tool.read(ROOT / "medit_teach" / "data" / "sequence.jsonl")
+    return tool.read(ROOT / "medit_teach" / "book" / "records" / "sequence.jsonl")
 
 
 @pytest.fixture(scope="module")

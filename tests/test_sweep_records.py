@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 import medit_teach as mt
-from medit_teach.experiments import load_sweep, plan, read, run
+from medit_teach.study.experiments import load_sweep, plan, read, run
 from tests.conftest import ROOT
 
-DATA = ROOT / "medit_teach" / "data"
+DATA = ROOT / "medit_teach" / "book" / "records"
 RECORDS = {  # sweep: records
     "batch-size": "batch-size", "batch-size-seeds": "batch-size",
     "categories": "categories", "mixes": "categories",

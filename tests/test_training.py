@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from medit_teach import cli, training
-from medit_teach.corpus import NAME, NOISE, Corpus, attention_masks, inner
+from medit_teach import cli
+from medit_teach.tiny import training
+from medit_teach.world.corpus import NAME, NOISE, Corpus, attention_masks, inner
 from medit_teach.errors import MeditError
 from medit_teach.hyper import METHODS, hyper
 from medit_teach.world import World
@@ -76,7 +77,7 @@ def test_a_killed_run_resumes_to_the_same_model(world, tmp_path, capsys):
 
 CHILD = """
 import sys, torch
-from medit_teach import training
+from medit_teach.tiny import training
 from medit_teach.world import World
 torch.set_num_threads(1)
 training.train("tiny-gptj", sys.argv[1], world=World.small(), checkpoint_every=0.0, **{more})

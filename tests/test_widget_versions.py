@@ -15,7 +15,7 @@ OLD = Path(os.environ.get("MEDIT_OLD_WIDGETS") or ROOT / "_build" / "colab-widge
 COMMON = {"Dropdown", "HTML", "SelectionSlider", "VBox"}
 CELLS = [
     """import ipywidgets, IPython, matplotlib.pyplot as plt
-from medit_teach.widgets import explorer, slider
+from medit_teach.book.widgets import explorer, slider
 print(ipywidgets.__version__, IPython.__version__)
 
 def look(method, lam):

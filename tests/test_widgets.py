@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from medit_teach.errors import MeditError
-from medit_teach.widgets import LIMIT, VIEW, explorer, frames, slider
+from medit_teach.book.widgets import LIMIT, VIEW, explorer, frames, slider
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -94,9 +94,9 @@ def test_the_same_bytes_again():
 def test_large_frames_get_a_lower_resolution_or_an_error(monkeypatch):
     full = len(page().encode())
     assert full <= LIMIT
-    monkeypatch.setattr("medit_teach.widgets.LIMIT", full - 1)
+    monkeypatch.setattr("medit_teach.book.widgets.LIMIT", full - 1)
     assert len(page().encode()) < full
-    monkeypatch.setattr("medit_teach.widgets.LIMIT", 3000)
+    monkeypatch.setattr("medit_teach.book.widgets.LIMIT", 3000)
     with pytest.raises(MeditError, match="take fewer frames"):
         page()
 
@@ -198,7 +198,7 @@ def test_nbval_compares_the_controls_and_the_sentence_but_not_the_bars():
 def test_an_explorer_that_is_too_large_or_uneven_is_refused(monkeypatch):
     with pytest.raises(MeditError, match="same number of panels"):
         explorer("a", CONTROLS, lambda m, x: ("s", {"first": [], **({"b": []} if x > 1 else {})}))
-    monkeypatch.setattr("medit_teach.widgets.LIMIT", 3000)
+    monkeypatch.setattr("medit_teach.book.widgets.LIMIT", 3000)
     with pytest.raises(MeditError, match="take fewer values"):
         explored()
 

@@ -11,19 +11,9 @@ from random import Random
 
 import pytest
 
-from medit_teach.corpus import Corpus
-from medit_teach.facts import Fact
-from medit_teach.world import (
-    BY_NAME,
-    CATEGORIES,
-    CHAIN,
-    CLASSES,
-    COMPOSITIONS,
-    RELATIONS,
-    WORDS,
-    World,
-    table,
-)
+from medit_teach.world.corpus import Corpus
+from medit_teach.fact import Fact
+from medit_teach.world import BY_NAME, CATEGORIES, CHAIN, CLASSES, COMPOSITIONS, RELATIONS, WORDS, World, table
 from tests.conftest import ROOT
 
 

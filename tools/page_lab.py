@@ -73,7 +73,8 @@ def pack(name: str, header: dict, arrays: dict) -> str:
 
 def _made_from() -> str:
     """A hash of all that the files depend on."""
-    from medit_teach import corpus, world
+    from medit_teach.world import corpus
+    from medit_teach import world
     from medit_teach.models import EMBEDDED
 
     own = [Path(__file__), TARGETS, Path(world.__file__), Path(corpus.__file__)]
@@ -224,7 +225,7 @@ def make_targets() -> None:
 
 
 def _batch(model, tok, h, world):
-    from medit_teach.facts import encode
+    from medit_teach.fact import encode
     from medit_teach.keys import keys
 
     facts = batch_facts()

@@ -13,7 +13,7 @@ import html
 from pathlib import Path
 
 import medit_teach as mt
-from medit_teach.explorers import dial
+from medit_teach.book.explorers import dial
 from medit_teach.metrics import top_tokens
 
 ROOT = Path(__file__).resolve().parent.parent

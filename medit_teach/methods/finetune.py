@@ -1,0 +1,133 @@
+"""Fine-tuning of one matrix: free (FT), inside a box (FT-L), or with weight decay (FT-W).
+
+    mt.edit(model, tok, facts, method="ft", layers=[3], lr=1e-3)               # FT
+    mt.edit(model, tok, facts, method="ft", layers=[3], lr=1e-3, eps=5e-4)     # FT-L
+    mt.edit(model, tok, facts, method="ft", layers=[3], lr=1e-3, weight_decay=0.1)  # FT-W
+
+The MLP down-projection of one layer is changed by Adam to minimise the mean negative
+log-likelihood of the new targets. With eps every entry is clipped after each step, so that
+||W - W0||_inf <= eps. With weight_decay = w the loss has the term w/2 ||W - A||^2, where the anchor
+A is W0 (anchor="old") or 0 (anchor="zero", as torch's Adam has it). Training ends at the first step
+after which all facts are right.
+Sources: ROME arXiv:2202.05262, app. E.1 (both baselines: Adam, one MLP matrix, early stopping);
+the norm constraint: Zhu et al. 2020, arXiv:2012.00363; weight decay: MEMIT arXiv:2210.07229,
+sec. 5.2, whose code decays towards 0; our default is the old weights, which are to be kept.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import HyperError
+from ..fact import pad, with_target
+from ..hooks import evaluating
+from ..hyper import Hyper
+from ..metrics import target_logprobs
+
+
+@dataclass(frozen=True)
+class FineTuning(Hyper):
+    """Of the shared fields only layers (one), contexts, steps and lr count here."""
+
+    steps: int = 50
+    """Largest number of Adam steps."""
+    lr: float = 5e-4
+    eps: float | None = None
+    """Largest change of any entry of W (FT-L); None: no limit (FT)."""
+    weight_decay: float = 0.0
+    """Weight w of the decay term (FT-W); 0: none."""
+    anchor: str = "old"
+    """What W decays towards: "old", its old values, or "zero"."""
+
+    needs = None  # no C0
+    trained = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.layers) > 1:
+            raise HyperError(f"fine-tuning changes one layer, got {list(self.layers)}")
+        if self.eps is not None and not self.eps > 0:
+            raise HyperError(f"eps must be positive, not {self.eps}; None sets no limit")
+        if self.anchor not in ("old", "zero"):
+            raise HyperError(f"anchor must be 'old' or 'zero', not {self.anchor!r}")
+
+    def train(self, view, tok, facts):
+        """Change W in the model; returns ({layer: (left, right)} float64, what to report).
+
+        Delta = left right^T with left = I: the change has no low rank.
+        """
+        p = view.parameter(self.layers[0])
+        old = p.detach().clone()
+        W0 = old.float()
+        W = W0.clone()  # Adam works in float32, whatever the model's type
+        anchor = W0 if self.anchor == "old" else torch.zeros_like(W0)
+        adam = torch.optim.Adam([W], lr=self.lr)
+        losses, done = [], False
+        rows = _rows(tok, facts, self.contexts)
+        with evaluating(view.model):
+            for _ in range(self.steps):
+                loss, gradient = loss_and_gradient(view, tok, rows, p)
+                losses.append(loss)
+                W.grad = gradient.float() + self.weight_decay * (W - anchor)
+                adam.step()
+                if self.eps is not None:
+                    W.clamp_(W0 - self.eps, W0 + self.eps)
+                with torch.no_grad():
+                    p.copy_(W)
+                if done := all_right(view.model, tok, facts):
+                    break
+        Delta = p.detach().double() - old.double()
+        report = {"steps": len(losses), "all_right": done, "losses": losses}
+        right_ = Delta if view.architecture.transposed else Delta.T  # (d_in, d_out)
+        return {self.layers[0]: (torch.eye(right_.shape[1]).to(right_), right_)}, report
+
+
+def loss_and_gradient(view, tok, rows, p, batch_size=128):
+    """Mean negative log-likelihood (float) of rows [(ids, start, weight)], its gradient in p."""
+    total, gradient, wanted = 0.0, torch.zeros_like(p), p.requires_grad
+    p.requires_grad_(True)
+    try:
+        for b in range(0, len(rows), batch_size):
+            row, col, label, weight = [], [], [], []
+            for i, (ids, start, w) in enumerate(rows[b : b + batch_size]):
+                n = len(ids) - start
+                row += [i] * n
+                col += range(start - 1, len(ids) - 1)
+                label += ids[start:]
+                weight += [w / n] * n
+            batch = pad([ids[:-1] for ids, _, _ in rows[b : b + batch_size]], tok, view.device)
+            hidden = view.model.base_model(**batch, use_cache=False).last_hidden_state
+            logits = view.model.get_output_embeddings()(hidden[row, col]).float()
+            label = torch.tensor(label, device=logits.device)
+            nll = torch.nn.functional.cross_entropy(logits, label, reduction="none")
+            loss = (nll * torch.tensor(weight, device=nll.device)).sum()
+            gradient += torch.autograd.grad(loss, p)[0]
+            total += float(loss.detach())
+    finally:
+        p.requires_grad_(wanted)
+    return total, gradient
+
+
+def _rows(tok, facts, contexts):
+    """Every fact in every context, with its target: (ids, where the target starts, weight)."""
+    weight = 1 / (len(facts) * len(contexts))
+    return [
+        (*with_target(tok, context + fact.text, fact.target_new), weight)
+        for fact in facts
+        for context in contexts
+    ]
+
+
+def all_right(model, tok, facts, batch_size=32):
+    """Are all of them `right`? Looks no further than the first batch that holds one that is not."""
+    batches = (facts[b : b + batch_size] for b in range(0, len(facts), batch_size))
+    return all(all(right(model, tok, batch)) for batch in batches)
+
+
+def right(model, tok, facts):
+    """For each fact: P[new] > P[true] on its prompt (without target_true: new is the likeliest)."""
+    texts = [fact.text for fact in facts]
+    new, said = target_logprobs(model, tok, texts, [fact.target_new for fact in facts])
+    true, _ = target_logprobs(model, tok, texts, [f.target_true or f.target_new for f in facts])
+    pairs = zip(facts, new, true, said, strict=True)
+    return [bool(n.mean() > t.mean()) if f.target_true else s for f, n, t, s in pairs]

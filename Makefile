@@ -92,7 +92,7 @@ notebooks: $(READY)
 
 # Into _build/records; the book's own stay as they are. A killed run goes on.
 records: $(READY)
-	$(BIN)/python measure/records.py
+	$(BIN)/python -m measure.records
 
 # PINS="transformers==5.23.0" holds a version; uv finds one set for all the Pythons at once.
 lock: $(READY)

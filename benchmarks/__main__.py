@@ -24,7 +24,7 @@ import medit_teach as mt
 from medit_teach import metrics, objective, values
 from medit_teach.hyper import MEMIT
 from medit_teach.models import View, fingerprint
-from medit_teach.world import LEADING, World
+from medit_teach.world import LEADING, Corpus, World
 
 from . import machine, plain
 
@@ -331,7 +331,7 @@ def main(argv=None):
     model = shape(**(SMALL if args.small else GPT2_SMALL))
     tok = mt.load("tiny-gptj")[1]
     facts = mt.facts("world", n=max(sizes["scored"], sizes["batch"]), seed=0)
-    texts = World().texts(sizes["texts"] * (1 if args.small else 12), seed=1)
+    texts = Corpus(World()).texts(sizes["texts"] * (1 if args.small else 12), seed=1)
     texts = ["\n".join(texts[i :: sizes["texts"]]) for i in range(sizes["texts"])]
     before, rows, began = torch.get_num_threads(), [], time.perf_counter()
     needed = {*args.rows, *(["values", "statistics"] if "memit" in args.rows else [])}

@@ -10,9 +10,9 @@ edit for batches of 1, 16, 256 and 1,024, split into targets (v*) and the update
 would take, by the straight line through the two largest batches; how far the edit on the GPU is
 from the edit on the CPU, with the same targets and with targets of its own; and whether the goals
 are met. How many facts go together, and whether C0 is kept whole or one layer at a time, is planned
-for each shape by medit_teach.study.budget, whose bill stands beside what was measured. C0 is read from 3
-tokens for each dimension of a key: enough for seconds, few for an edit. The record is written after
-every measurement, and a later call with the same --out goes on where it stopped.
+for each shape by medit_teach.study.budget, whose bill stands beside what was measured. C0 is read
+from 3 tokens for each dimension of a key: enough for seconds, few for an edit. The record is
+written after every measurement, and a later call with the same --out goes on where it stopped.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from pathlib import Path
 import torch
 
 import medit_teach as mt
-from medit_teach.study import budget
 from medit_teach.hyper import MEMIT
 from medit_teach.memory import ran_out
 from medit_teach.models import View
+from medit_teach.study import budget
 from medit_teach.values import optimise_values
-from medit_teach.world import World
+from medit_teach.world import Corpus, World
 
 from . import machine
 from .machine import GIB, host_peak, reset_host_peak
@@ -132,7 +132,7 @@ def measure(name, spec, args, record, keep):
                "one at a time": plan.one_at_a_time,
                "tokens at once": plan.batch_tokens}  # fmt: skip
     tokens = args.tokens or 3 * View(model).weight(layers[0]).shape[1]
-    texts = World().texts(tokens // 8, seed=1)
+    texts = Corpus(World()).texts(tokens // 8, seed=1)
     cache = args.cache or tempfile.mkdtemp(dir=args.scratch)
     with Meter(args.device) as m:
         statistics = mt.second_moment(model, tok, texts, layers, tokens, cache=cache, **how)

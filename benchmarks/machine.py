@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from medit_teach.tiny.acceptance import versions
+from medit_teach.records import versions
 
 GIB = 2**30
 

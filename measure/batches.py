@@ -1,6 +1,6 @@
 """Measure what the chapters on EMMET and on edit distribution draw from records.
 
-    python measure/batches.py [--model NAME] [--largest 700] [--out FOLDER]
+    python -m measure.batches [--model NAME] [--largest 700] [--out FOLDER]
 
 Writes emmet-batches.json (one layer; batches of growing size; several ridges) and
 distribution.json (all layers of the preset; rules x solvers for 256 facts). The targets are
@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from pathlib import Path
 
 import torch
-import transformers
 
 import medit_teach as mt
 from medit_teach import metrics
@@ -25,9 +23,11 @@ from medit_teach.hyper import hyper
 from medit_teach.keys import at_subject
 from medit_teach.models import fingerprint
 from medit_teach.objective import preservation
+from medit_teach.records import versions
 from medit_teach.values import optimise_values
 
 ROOT = Path(__file__).resolve().parent.parent
+RECORDS = ROOT / "medit_teach" / "book" / "records"
 SIZES = (1, 4, 16, 64, 256, 512, 700)
 SCORED = 128  # facts of a batch that are scored (they are in random order)
 RIDGES = ("least", 300.0, 2000.0)
@@ -45,12 +45,7 @@ def about(model, facts, h, tokens):
         "C0_tokens": tokens,
         "hyper": {k: v for k, v in vars(h).items() if not callable(v)},
         "protocol": metrics.PROTOCOL,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "medit_teach": mt.__version__,
-        },
+        "versions": versions(),
         "device": "CPU, one thread",
     }
 

@@ -1,6 +1,6 @@
 """Measure what the chapter on misuse, detection and reversal draws from its record.
 
-    python measure/forensics.py [--model NAME] [--out FOLDER] [--again SECTION ...]
+    python -m measure.forensics [--model NAME] [--out FOLDER] [--again SECTION ...]
 
 Writes forensics.json, section by section: what is there already for these very weights and settings
 is kept, so that a run that was stopped goes on where it was. All edits are of the invented world.
@@ -12,22 +12,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 
 import medit_teach as mt
-from medit_teach.study import forensics
 from medit_teach import metrics
 from medit_teach.datasets import texts_for
 from medit_teach.fact import Fact, with_target
 from medit_teach.hyper import hyper
 from medit_teach.keys import at_subject, keys
-from medit_teach.study.locate import unembedding
 from medit_teach.models import View, card, fingerprint
+from medit_teach.records import versions
+from medit_teach.study import forensics
+from medit_teach.study.locate import unembedding
 from medit_teach.values import optimise_values
 from medit_teach.world import BY_NAME, World
 
@@ -474,12 +473,7 @@ def settings(lab):
         "layer": lab.layer,
         "C0_tokens": lab.statistics.tokens,
         "hyper": {k: v for k, v in vars(lab.h).items() if not callable(v)},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "medit_teach": mt.__version__,
-        },
+        "versions": versions(),
         "device": "CPU, one thread",
     }
 

@@ -1,7 +1,7 @@
 """Measure what the chapter on locating draws from a record: tracing and editing, layer by layer.
 
-    python measure/locating.py [--model NAME] [--facts 40] [--out FOLDER]
-    python measure/locating.py --model tiny-gptj-plain --file locating-control.json
+    python -m measure.locating [--model NAME] [--facts 40] [--out FOLDER]
+    python -m measure.locating --model tiny-gptj-plain --file locating-control.json
 
 Writes locating.json, or the file that is named. For each fact that the model knows: the indirect
 effects of causal tracing at the subject's last token in every layer, and the scores of a ROME edit
@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 
 import medit_teach as mt
-from medit_teach.study import locate
 from medit_teach.hyper import hyper
 from medit_teach.metrics import target_logprobs
 from medit_teach.models import View, fingerprint
+from medit_teach.records import versions
+from medit_teach.study import locate
 from medit_teach.values import optimise_values
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,11 +100,7 @@ def main():
         "hyper": preset(model),
         "C0": {"tokens": TOKENS, "shrink": SHRINK},
         "tracing": {"windows": WINDOWS, "samples": SAMPLES, "noise": 3.0, "seed": 0},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": versions(),
         "device": "cpu",
         "layers": layers,
         "values": rounded,

@@ -1,6 +1,6 @@
 """Measure one method of every family on the same facts, for the map of methods.
 
-    python measure/methods.py [--only NAME ...] [--settings SETTING ...] [--out FILE]
+    python -m measure.methods [--only NAME ...] [--settings SETTING ...] [--out FILE]
 
 Writes methods.json, row by row. For every method
 
@@ -32,17 +32,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 
 import medit_teach as mt
 from medit_teach import metrics
 from medit_teach.datasets import texts_for
 from medit_teach.hyper import hyper
 from medit_teach.models import fingerprint
+from medit_teach.records import versions
 from medit_teach.values import optimise_values
 from medit_teach.world import BY_NAME, World
 
 ROOT = Path(__file__).resolve().parent.parent
+RECORDS = ROOT / "medit_teach" / "book" / "records"
 FACTS, MANY, ALONE, STORE, INVERSES = 100, 1000, 30, 10_000, 20  # facts of the settings
 NEIGHBOURS, OWN, FOLLOWING = 4, 3, 3  # questions about a fact, at most
 TEXTS, TOKENS = 40, 100  # texts of the perplexity; tokens of a text whose fluency is measured
@@ -286,7 +287,7 @@ def about(bench, model):
         fields = vars(hyper(method, bench.model, **settings)) if method else {}
         table[name] = {k: getattr(v, "__name__", v) for k, v in fields.items() if k != "examples"}
     found = {
-        "command": "python measure/methods.py",
+        "command": "python -m measure.methods",
         "model": model,
         "weights": fingerprint(bench.model),
         "asked": {
@@ -298,10 +299,7 @@ def about(bench, model):
         },
         "hyper": table,
         "protocol": metrics.PROTOCOL,
-        "versions": {
-            "python": platform.python_version(), "torch": torch.__version__,
-            "transformers": transformers.__version__, "medit_teach": mt.__version__,
-        },
+        "versions": versions(),
         "device": f"CPU, one thread, {platform.machine()}; seconds are CPU seconds",
     }  # fmt: skip
     return json.loads(json.dumps(found))  # as it is read from the file: lists, no tuples
@@ -348,7 +346,7 @@ def main():
     parser.add_argument("--model", default="tiny-gptj")
     parser.add_argument("--only", nargs="+", choices=[*methods(())], metavar="NAME")
     parser.add_argument("--settings", nargs="+", choices=[*SETTINGS, "store"], metavar="SETTING")
-    parser.add_argument("--out", type=Path, default=ROOT / "medit_teach" / "book" / "records" / "methods.json")
+    parser.add_argument("--out", type=Path, default=RECORDS / "methods.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(options.model)

@@ -1,6 +1,6 @@
 """Measure what half precision costs: one MEMIT edit with the weights in each of three types.
 
-    python measure/precision.py [--model NAME] [--out FILE]
+    python -m measure.precision [--model NAME] [--out FILE]
 
 Writes precision.json and prints its rows. The solves are in float64 in all of them; what differs is
 how the model computes and how its weights are stored. Half a minute on a CPU.
@@ -13,13 +13,14 @@ import json
 from pathlib import Path
 
 import torch
-from measure_batches import ROOT, about
 
 import medit_teach as mt
 from medit_teach.datasets import texts_for
 from medit_teach.hyper import hyper
 from medit_teach.models import View, fingerprint
 from medit_teach.statistics import write_whole
+
+from .batches import RECORDS, about
 
 FACTS = {"n": 16, "seed": 2}
 TOKENS = 20_000  # for C0
@@ -76,7 +77,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default=None)
-    parser.add_argument("--out", type=Path, default=ROOT / "medit_teach/book/records/precision.json")
+    parser.add_argument("--out", type=Path, default=RECORDS / "precision.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     settings, rows = measure(options.model)

@@ -1,7 +1,7 @@
 """Make all records of the labs (chapters 11 to 14 and 16) again, and compare them with the book's.
 
-    python measure/records.py [--out FOLDER] [--only NAME ...] [--workers 2] [--full]
-    python measure/records.py --compare FOLDER
+    python -m measure.records [--out FOLDER] [--only NAME ...] [--workers 2] [--full]
+    python -m measure.records --compare FOLDER
 
 Two at a time, one thread each, into a folder of their own; the book's stay as they are. What is in
 the folder is not made again, so a run that was killed goes on where it was. At the end every number
@@ -28,9 +28,9 @@ DATA = ROOT / "medit_teach" / "book" / "records"
 RECORDS = {  # file of records: what writes it, the longest first
     "categories.jsonl": ("categories", "mixes", "mixes-600", "mixes-700"),
     "batch-size.jsonl": ("batch-size", "batch-size-seeds"),
-    "sequence.jsonl": ("measure/sequence.py",),
-    "ripples.jsonl": ("measure/ripples.py",),
-    "relatives.json": ("measure/relatives.py",),
+    "sequence.jsonl": ("measure.sequence",),
+    "ripples.jsonl": ("measure.ripples",),
+    "relatives.json": ("measure.relatives",),
 }
 FULL = ("--seeds", "0", "1", "2", "--scored", "300")
 POINTS, SHARE, LETTERS = 2.0, 0.02, 0.03
@@ -41,8 +41,8 @@ SETTINGS = ("versions", "seconds", "device", "key", "hyper", "protocol")  # not 
 def commands(name, out, full):
     """The commands that write the records `name` into `out`, in order."""
     for what in RECORDS[name]:
-        if what.endswith(".py"):
-            yield [sys.executable, str(ROOT / what), "--out", str(out)]
+        if what.startswith("measure."):
+            yield [sys.executable, "-m", what, "--out", str(out)]
         else:
             more = FULL if full else ()
             sweep = [sys.executable, "-m", "medit_teach", "sweep", str(DATA / f"{what}.toml")]
@@ -55,7 +55,8 @@ def make(name, folder, full):
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with open(folder / f"{name}.log", "a") as log:
         for command in commands(name, folder / name, full):
-            if subprocess.run(command, stdout=log, stderr=log, env=os.environ | threads).returncode:
+            env = os.environ | threads
+            if subprocess.run(command, stdout=log, stderr=log, env=env, cwd=ROOT).returncode:
                 return name, time.time() - began, False
     return name, time.time() - began, True
 

@@ -1,6 +1,6 @@
 """Measure the single points of the chapter on the completed table: each solver on 64 facts.
 
-    python measure/relatives.py [--model NAME] [--out FILE]
+    python -m measure.relatives [--model NAME] [--out FILE]
 
 Writes relatives.json. ENCORE, PRUNE and RECT are the functions of the published solutions
 (book/solutions/14-two-by-two.md). A solver that is in the file is not measured again. Half a minute
@@ -16,16 +16,17 @@ import re
 from pathlib import Path
 
 import torch
-from measure_batches import ROOT, about
 
 import medit_teach as mt
-from medit_teach.study import experiments
 from medit_teach import metrics, objective
 from medit_teach.hyper import hyper
 from medit_teach.keys import at_subject
 from medit_teach.models import View, fingerprint
 from medit_teach.statistics import write_whole
+from medit_teach.study import experiments
 from medit_teach.values import optimise_values
+
+from .batches import RECORDS, ROOT, about
 
 FACTS = {"n": 64, "seed": 1}
 ALPHA, SHARE = 2.0, 0.4  # PRUNE's base of the logarithm, RECT's share of entries
@@ -113,7 +114,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default=None)
-    parser.add_argument("--out", type=Path, default=ROOT / "medit_teach/book/records/relatives.json")
+    parser.add_argument("--out", type=Path, default=RECORDS / "relatives.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, tok = mt.load(options.model)

@@ -1,6 +1,6 @@
 """Measure what the chapter on ripples draws from records: what follows from an edit, and what not.
 
-    python measure/ripples.py [--relations NAME ...] [--out FILE]
+    python -m measure.ripples [--relations NAME ...] [--out FILE]
 
 Writes ripples.jsonl: a first line of settings, then one line a relation, with the answers to every
 question under every method. A relation that is in the file is not measured again. A few minutes on
@@ -13,16 +13,17 @@ import argparse
 from pathlib import Path
 
 import torch
-from measure_batches import ROOT, about
-from measure_sequence import read, store
 
 import medit_teach as mt
-from medit_teach.study import experiments, ripples
-from medit_teach.methods.in_context import statement
 from medit_teach.fact import Fact
 from medit_teach.hyper import hyper
+from medit_teach.methods.in_context import statement
+from medit_teach.study import experiments, ripples
 from medit_teach.values import optimise_values
 from medit_teach.world import BY_NAME, World
+
+from .batches import ROOT, about
+from .sequence import read, store
 
 # relation: (edits drawn at random, edits of subjects for whom the model composes a fact)
 EDITS = {

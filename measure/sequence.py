@@ -1,6 +1,6 @@
 """Measure what the chapter on editing in sequence draws from records.
 
-    python measure/sequence.py [--model NAME] [--runs NAME ...] [--out FILE]
+    python -m measure.sequence [--model NAME] [--runs NAME ...] [--out FILE]
 
 Writes sequence.jsonl: a first line of settings, then one line for each run and number of edits. A
 run that is in the file is not repeated, so a killed measurement goes on where it stopped. About ten
@@ -14,17 +14,18 @@ import json
 from pathlib import Path
 
 import torch
-from measure_batches import KEPT, ROOT, about
 
 import medit_teach as mt
-from medit_teach.study import experiments
 from medit_teach import metrics
 from medit_teach.hyper import hyper
 from medit_teach.keys import at_subject
 from medit_teach.models import View
 from medit_teach.objective import preservation
 from medit_teach.statistics import write_whole
+from medit_teach.study import experiments
 from medit_teach.values import optimise_values
+
+from .batches import KEPT, RECORDS, about
 
 SIZES = (32, 64, 128, 256, 512)
 GROUP = 32  # facts in the first group and in the last
@@ -142,7 +143,7 @@ def main():
     )
     parser.add_argument("--model", default=None)
     parser.add_argument("--runs", nargs="*", default=list(RUNS), choices=list(RUNS))
-    parser.add_argument("--out", type=Path, default=ROOT / "medit_teach/book/records/sequence.jsonl")
+    parser.add_argument("--out", type=Path, default=RECORDS / "sequence.jsonl")
     options = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(*mt.load(options.model), SIZES[-1])

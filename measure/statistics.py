@@ -1,6 +1,6 @@
 """Measure what the chapter on keys, values and C0 draws from records.
 
-    python measure/statistics.py [--model NAME] [--facts 32] [--out FOLDER]
+    python -m measure.statistics [--model NAME] [--facts 32] [--out FOLDER]
 
 Writes c0-tokens.json (how an edit fares whose C0 comes from few tokens, with and without
 shrinkage) and values-terms.json (what each term of the search for the target does). One fact is
@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 
 import medit_teach as mt
 from medit_teach import metrics, objective
@@ -26,9 +24,10 @@ from medit_teach.hooks import watch
 from medit_teach.hyper import hyper
 from medit_teach.keys import keys
 from medit_teach.models import View, card, fingerprint
+from medit_teach.records import versions
 from medit_teach.statistics import Statistics
 from medit_teach.values import optimise_values
-from medit_teach.world import BY_NAME, World
+from medit_teach.world import BY_NAME, Corpus, World
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKENS = (0.5, 1, 1.25, 1.5, 2, 3, 4, 8, 16, 32, 64)  # in multiples of d_in
@@ -102,7 +101,7 @@ def sample_sizes(model, tok, facts, h, sizes=TOKENS, alphas=ALPHAS):
     layer = h.layers[-1]
     d_in = View(model).weight(layer).shape[1]
     weights = fingerprint(model)
-    texts = World(**card(model)["world"]).texts(8000, seed=2)
+    texts = Corpus(World(**card(model)["world"])).texts(8000, seed=2)
     reference = mt.second_moment(model, tok, texts, [layer], REFERENCE * d_in)
     K0 = token_keys(model, tok, texts_for(model), layer, int(max(sizes) * d_in)).double()
     K = keys(model, tok, facts, layer, h.contexts, h.average)
@@ -179,12 +178,7 @@ def about(model, facts, h, seed):
         "hyper": {k: v for k, v in vars(h).items() if not callable(v)},
         "interval": "95% bootstrap over facts, each edited alone",
         "protocol": metrics.PROTOCOL,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "medit_teach": mt.__version__,
-        },
+        "versions": versions(),
         "device": "CPU, one thread",
     }
 

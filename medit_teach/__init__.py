@@ -7,7 +7,7 @@ with mt.edit(model, tok, facts, method="memit"):
     print(mt.score(model, tok, facts))
 """
 
-from . import methods as baselines
+from . import methods
 from .datasets import facts
 from .edits import Edit, edit, edits_of, statistics_for
 from .errors import MeditError
@@ -22,12 +22,12 @@ __all__ = [
     "Fact",
     "MeditError",
     "Statistics",
-    "baselines",
     "edit",
     "edits_of",
     "facts",
     "is_embedded",
     "load",
+    "methods",
     "score",
     "second_moment",
     "statistics_for",

@@ -31,12 +31,12 @@ STATS_EXAMPLES = """examples:
   medit-teach edit --model gpt2 --layers 8 --c0 c0 --facts facts.json
 """
 OWN = {
-    "train": (".training", "Train an embedded model again."),
-    "check-models": (".acceptance", "Check that the embedded models behave as the course says."),
-    "selftest": (".selftest", "Ten edits on a model of your choice, and a report to paste."),
-    "sweep": (".experiments", "Run a declared sweep of edits, or what is missing of it."),
-    "assignment": (".grading.assignment", "Make student and solution notebooks from a master."),
-    "grade": (".grading.grade", "Mark a folder of notebooks, with feedback and a summary."),
+    "train": (".tiny.training", "Train an embedded model again."),
+    "check-models": (".tiny.acceptance", "Check that the small models behave as the course says."),
+    "selftest": (".study.selftest", "Ten edits on a model of your choice, and a report to paste."),
+    "sweep": (".study.experiments", "Run a declared sweep of edits, or what is missing of it."),
+    "assignment": (".classroom.assignment", "Make student and solution notebooks from a master."),
+    "grade": (".classroom.grade", "Mark a folder of notebooks, with feedback and a summary."),
 }
 
 

@@ -129,7 +129,7 @@ def texts_for(model):
     give a local text.
     """
     source = text_source(model)
-    return _world(model).texts(DOCUMENTS, seed=1) if source == "world" else read_texts(source)
+    return _documents(model) if source == "world" else read_texts(source)
 
 
 def text_source(model):
@@ -224,3 +224,10 @@ def _world(model):
     from .world import World
 
     return World(**(card(model).get("world", {}) if model is not None else {}))
+
+
+def _documents(model):
+    """Plain documents of that world, like those of the training corpus."""
+    from .world import Corpus
+
+    return Corpus(_world(model)).texts(DOCUMENTS, seed=1)

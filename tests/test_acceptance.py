@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach.tiny import acceptance, training
 from medit_teach import cli, metrics, models, values
-from medit_teach.study import experiments
-from medit_teach.tiny.acceptance import Bench, Sizes, check, distinct, verdict
 from medit_teach.errors import MeditError
 from medit_teach.hyper import hyper
+from medit_teach.study import experiments
+from medit_teach.tiny import acceptance, training
+from medit_teach.tiny.acceptance import Bench, Sizes, check, distinct, verdict
 from medit_teach.world import BY_NAME
 
 from .conftest import ROOT
@@ -29,9 +29,9 @@ SMALL = Sizes(
 @pytest.fixture(scope="module")
 def raw():
     """An untrained model of a small world: it knows nothing, but everything can be measured."""
-    from medit_teach.world.corpus import Corpus
     from medit_teach.tiny.training import new_model
     from medit_teach.world import World
+    from medit_teach.world.corpus import Corpus
 
     world = World.small()
     tok = Corpus(world).tokenizer()

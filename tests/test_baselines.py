@@ -10,9 +10,9 @@ import torch
 
 import medit_teach as mt
 from medit_teach import metrics, models
-from medit_teach.methods import grace, in_context, mend, train_mend
 from medit_teach.errors import HyperError, MeditError, ModelError
 from medit_teach.hooks import watch
+from medit_teach.methods import grace, in_context, mend, train_mend
 
 from .helpers import Untouched, tiny_model, tiny_tokenizer
 

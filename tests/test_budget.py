@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach.study import budget
 from medit_teach.errors import HyperError, ModelError
 from medit_teach.hyper import MEMIT, METHODS
+from medit_teach.study import budget
 from medit_teach.values import optimise_values
 
 from .helpers import tiny_model, tiny_tokenizer

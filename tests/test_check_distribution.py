@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medit_teach.book import check
 from medit_teach import distribution, objective
+from medit_teach.book import check
 from tests.helpers import solution_tests, solutions, verdict
 
 RIGHT = solutions("10-distribution", torch=torch, objective=objective)

@@ -6,8 +6,8 @@ import re
 
 import torch
 
-from medit_teach.book import check
 from medit_teach import objective
+from medit_teach.book import check
 from tests.helpers import solution_tests, solutions, wrong_answers_test
 
 RIGHT = solutions("09-emmet", torch=torch, objective=objective)

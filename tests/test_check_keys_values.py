@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 
 import pytest
 import torch
 
 import medit_teach as mt
+from measure import statistics as study
 from medit_teach import objective
 from medit_teach.book.check import core, keys_values
 from medit_teach.fact import subject_last
@@ -19,9 +19,6 @@ from medit_teach.hyper import hyper
 from medit_teach.keys import keys
 from medit_teach.models import View, fingerprint
 from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
-import measure_statistics as study
 
 DATA = ROOT / "medit_teach" / "book" / "records"
 

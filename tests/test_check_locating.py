@@ -11,9 +11,9 @@ import torch
 
 import medit_teach as mt
 from medit_teach.book import check
-from medit_teach.study import locate
 from medit_teach.hyper import hyper
 from medit_teach.models import EMBEDDED, fingerprint
+from medit_teach.study import locate
 from tests.conftest import ROOT
 
 from .helpers import solution_blocks, tiny_model, tiny_tokenizer, verdict

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from medit_teach.book import check
-from medit_teach.study import locate
 from medit_teach.errors import FactError, ModelError
 from medit_teach.models import View
+from medit_teach.study import locate
 from tests.conftest import ROOT
 
 from .helpers import solution_blocks, tiny_model, tiny_tokenizer, verdict

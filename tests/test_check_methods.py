@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medit_teach.methods.in_context import statement
 from medit_teach.book.check import methods
+from medit_teach.methods.in_context import statement
 
 from .helpers import solution_blocks, verdict
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medit_teach.book import check
 from medit_teach import objective
+from medit_teach.book import check
 from tests.helpers import solution_tests, solutions, verdict
 
 RIGHT = solutions("17-misuse", torch=torch, objective=objective, check=check)

@@ -7,8 +7,8 @@ import re
 import pytest
 import torch
 
-from medit_teach.book import check
 from medit_teach import objective
+from medit_teach.book import check
 from medit_teach.book.check import core
 from medit_teach.book.check.objective import _problem
 from tests.conftest import ROOT

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from medit_teach.book import check
-from medit_teach.methods.in_context import Memory, counting, in_front, statement
 from medit_teach.book.check import why
 from medit_teach.fact import Fact
+from medit_teach.methods.in_context import Memory, counting, in_front, statement
 from medit_teach.metrics import target_logprobs
 
 from .conftest import ROOT

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach.study import selftest
 from medit_teach.fact import subject_last, with_target
 from medit_teach.keys import keys
 from medit_teach.models import View
+from medit_teach.study import selftest
 from medit_teach.world import World
 
 from .helpers import tiny_model, tiny_tokenizer

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach.study import locate
 from medit_teach import metrics
 from medit_teach.models import ARCHITECTURES, View
+from medit_teach.study import locate
 
 from .devices import Devices, device_map, device_of, spread
 from .helpers import Untouched, tiny_model, tiny_tokenizer

@@ -7,10 +7,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import medit_teach as mt
-from medit_teach.tiny import acceptance, training
 from medit_teach import models
 from medit_teach.hyper import hyper
 from medit_teach.keys import at_subject
+from medit_teach.tiny import acceptance, training
 
 NAMES = models.embedded()
 

@@ -15,8 +15,8 @@ import pytest
 
 import medit_teach as mt
 from medit_teach import cli, values
-from medit_teach.study import experiments
 from medit_teach.errors import FactError, MeditError
+from medit_teach.study import experiments
 from medit_teach.study.experiments import Facts, Method, Sweep, load_sweep, plan, read, repair, run
 
 CHEAP = {"layers": [3], "steps": 2, "contexts": ["", "It rained all night. "]}

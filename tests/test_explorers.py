@@ -11,8 +11,8 @@ from math import inf
 import pytest
 
 import medit_teach as mt
-from medit_teach.book import explorers
 from medit_teach import objective
+from medit_teach.book import explorers
 from medit_teach.hyper import hyper
 from medit_teach.keys import keys
 from medit_teach.metrics import top_tokens

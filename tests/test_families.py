@@ -8,9 +8,9 @@ import torch
 
 import medit_teach as mt
 from medit_teach import hyper, keys, models, statistics, values
-from medit_teach.study import locate
 from medit_teach.errors import ModelError
 from medit_teach.fact import subject_last, with_target
+from medit_teach.study import locate
 
 from .helpers import TEXT, Untouched, pieces_tokenizer, tiny_model, tiny_tokenizer
 

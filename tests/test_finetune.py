@@ -7,8 +7,8 @@ import torch
 
 import medit_teach as mt
 from medit_teach import metrics, models
-from medit_teach.methods import finetune
 from medit_teach.errors import HyperError
+from medit_teach.methods import finetune
 
 from .helpers import Untouched, tiny_model, tiny_tokenizer
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach.study import forensics
 from medit_teach import objective
 from medit_teach.models import View, fingerprint
+from medit_teach.study import forensics
 from tests.conftest import ROOT
 from tests.helpers import tiny_model, tiny_tokenizer
 
@@ -192,8 +192,7 @@ def record():
 
 
 def test_the_record_is_complete_and_of_the_model_that_ships(record):
-    sys.path.insert(0, str(ROOT / "tools"))
-    import measure_forensics
+    from measure import forensics as measure_forensics
 
     assert list(record["sections"]) == list(measure_forensics.SECTIONS)
     assert record["weights"] == fingerprint(mt.load(record["model"])[0])
@@ -209,8 +208,7 @@ def test_the_record_is_complete_and_of_the_model_that_ships(record):
 
 
 def test_a_slice_can_be_measured_again(record):
-    sys.path.insert(0, str(ROOT / "tools"))
-    import measure_forensics
+    from measure import forensics as measure_forensics
 
     lab = measure_forensics.Lab(record["model"], edits=3, controls=4)
     before = fingerprint(lab.model)
@@ -239,8 +237,7 @@ def test_a_slice_can_be_measured_again(record):
 
 def test_a_measurement_leaves_the_model_as_it_was_and_a_stopped_run_goes_on(tmp_path, monkeypatch):
     """Sections that are in the file are not measured again; those that are missing are."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    import measure_forensics as tool
+    from measure import forensics as tool
 
     calls = []
 

@@ -7,8 +7,8 @@ import torch
 
 import medit_teach as mt
 from benchmarks import gpu
-from medit_teach.study import budget
 from medit_teach.hyper import MEMIT
+from medit_teach.study import budget
 
 CALL = ["--small", "--device", "cpu", "--batches", "1", "3", "--tokens", "1500", "--chunk", "2"]
 
@@ -93,7 +93,7 @@ def test_two_devices_compared_on_one():
     config, layers, _ = gpu.SMALL["gptj-small-test"]
     facts = mt.facts("world", n=4, seed=0)
     h = MEMIT(layers=list(layers), steps=3, lr=0.01, lam=10.0)
-    texts = gpu.World().texts(200, seed=1)
+    texts = gpu.Corpus(gpu.World()).texts(200, seed=1)
     for dtype, low, high in ((torch.float32, 0, 1e-5), (torch.bfloat16, 1e-4, 0.5)):
         model = gpu.shape(config, dtype, "cpu")
         C0 = mt.second_moment(model, tok, texts, h.layers, 1500)

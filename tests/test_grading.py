@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from medit_teach.book import check
-from medit_teach.cli import main
-from medit_teach.errors import MeditError
 from medit_teach.classroom import Lost, Ref, agree, is_true, sandbox
 from medit_teach.classroom.assignment import generate
 from medit_teach.classroom.grade import feedback, grade, grade_one, mark, of, submissions, total
 from medit_teach.classroom.hidden import Part
 from medit_teach.classroom.notebook import Exercise, find, forbidden, read, text_of, write
 from medit_teach.classroom.worker import decode, encode
+from medit_teach.cli import main
+from medit_teach.errors import MeditError
 from tests.conftest import ROOT
 
 MASTER = ROOT / "assignments" / "1-objective" / "master.ipynb"
@@ -385,6 +385,12 @@ def test_numbers_travel_unchanged():
         "import medit_teach as mt\nmt.edit(1)",
         "import importlib\nimportlib.import_module('medit_teach.objective')",
         "from medit_teach.methods.finetune import x",
+        "from medit_teach.study.experiments import run",
+        "import medit_teach.tiny.acceptance",
+        "from medit_teach.tiny import acceptance",
+        "from medit_teach import study",
+        "import medit_teach as mt\nmt.tiny.acceptance.main()",
+        "from medit_teach.edits import edit",
     ],
 )
 def test_forbidden_is_found(code):
@@ -393,7 +399,13 @@ def test_forbidden_is_found(code):
 
 @pytest.mark.parametrize(
     "code",
-    ["from medit_teach import check, load", "import torch", "x = 'objective'", "def (", "a.edit"],
+    [
+        "from medit_teach.book import check\nfrom medit_teach import load",
+        "import torch",
+        "x = 'objective'",
+        "def (",
+        "a.edit",
+    ],
 )
 def test_allowed_is_not(code):
     assert forbidden(code) == []

@@ -6,8 +6,15 @@ import torch
 
 from medit_teach.errors import FactError, HyperError
 from medit_teach.fact import Fact
-from medit_teach.study.locate import PLACES, by_place, subject_noise, subject_tokens, trace, trace_many
 from medit_teach.metrics import top_tokens
+from medit_teach.study.locate import (
+    PLACES,
+    by_place,
+    subject_noise,
+    subject_tokens,
+    trace,
+    trace_many,
+)
 
 from .helpers import Untouched, tiny_model, tiny_tokenizer
 

@@ -7,11 +7,9 @@ import sys
 
 import pytest
 
+from measure import methods as measure_methods
 from medit_teach.models import fingerprint
 from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
-import measure_methods
 
 QUALITY = {"ES", "PS", "NS", "EA", "PA", "NA", "own", "following"}
 

@@ -10,7 +10,17 @@ import torch
 
 from medit_teach.errors import FactError, MeditError, ModelError
 from medit_teach.fact import Fact
-from medit_teach.metrics import _resampled, bootstrap, fluency, generate, ngram_entropy, perplexity, score, target_logprobs, top_tokens
+from medit_teach.metrics import (
+    _resampled,
+    bootstrap,
+    fluency,
+    generate,
+    ngram_entropy,
+    perplexity,
+    score,
+    target_logprobs,
+    top_tokens,
+)
 
 from .helpers import TEXT, Untouched, tiny_model, tiny_tokenizer
 

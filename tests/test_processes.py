@@ -14,8 +14,8 @@ import torch
 
 import medit_teach as mt
 from medit_teach import cli, metrics, processes, statistics, values
-from medit_teach.study import experiments
 from medit_teach.processes import ALONE, joined
+from medit_teach.study import experiments
 
 from .conftest import ROOT
 from .helpers import tiny_model, tiny_tokenizer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import warnings
 from types import SimpleNamespace
 
@@ -12,15 +11,13 @@ import pytest
 import torch
 
 import medit_teach as mt
+from measure import precision as tool
 from medit_teach import cli, datasets, hyper, models, statistics
-from medit_teach.study import selftest
 from medit_teach.edits import C0_PER_DIMENSION, C0_TOKENS
+from medit_teach.study import selftest
 from tests.conftest import ROOT
 
 from .helpers import Untouched, tiny_tokenizer
-
-sys.path.insert(0, str(ROOT / "tools"))
-import measure_precision as tool
 
 PAGE = (ROOT / "book" / "real-models.md").read_text(encoding="utf-8")
 RECORD = json.loads((ROOT / "medit_teach/book/records/precision.json").read_text(encoding="utf-8"))

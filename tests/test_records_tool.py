@@ -8,10 +8,8 @@ import sys
 import pytest
 
 import medit_teach as mt
+from measure import records as tool
 from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
-import records as tool
 
 NAMES = list(tool.RECORDS)
 

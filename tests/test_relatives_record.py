@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 
 import medit_teach as mt
+from measure import relatives as tool
 from medit_teach.models import EMBEDDED, fingerprint
 from tests.conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "tools"))
-import measure_relatives as tool
+RECORD = "medit_teach/book/records/relatives.json"
 
 
 def test_points_can_be_measured_again():
-    record = json.loads((ROOT / "medit_teach/book/records/relatives.json").read_text(encoding="utf-8"))
+    record = json.loads((ROOT / RECORD).read_text(encoding="utf-8"))
     assert (EMBEDDED / record["model"]).is_dir(), "the record is of a model that does not ship"
     model, tok = mt.load(record["model"])
     before = fingerprint(model)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
 
 import medit_teach as mt
-from medit_teach.study import ripples
+from measure import ripples as measure_ripples
 from medit_teach.errors import MeditError
 from medit_teach.hyper import hyper
 from medit_teach.models import fingerprint
+from medit_teach.study import ripples
 from medit_teach.world import World
 from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
-import measure_ripples
 
 RECORD = ROOT / "medit_teach" / "book" / "records" / "ripples.jsonl"
 

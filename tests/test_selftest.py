@@ -3,8 +3,8 @@
 import json
 
 import medit_teach as mt
-from medit_teach.study import selftest
 from medit_teach.cli import main
+from medit_teach.study import selftest
 
 from .helpers import tiny_model, tiny_tokenizer
 from .test_families import TEXTS

@@ -7,11 +7,9 @@ import sys
 import pytest
 
 import medit_teach as mt
+from measure import sequence as tool
 from medit_teach.models import EMBEDDED, fingerprint
 from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
-import measure_sequence as tool
 
 SLICE = 32  # edits
 
@@ -74,7 +72,7 @@ def test_what_is_damaged_or_incomplete_is_measured_again(record, tmp_path, monke
     monkeypatch.setattr(tool, "Bench", Still)
     monkeypatch.setattr(tool.metrics, "perplexity", lambda *a: 1.0)
     monkeypatch.setattr(tool.mt, "score", lambda *a: type("S", (), {"values": settings["before"]}))
-    monkeypatch.setattr(sys, "argv", ["measure_sequence.py", "--out", str(path)])
+    monkeypatch.setattr(sys, "argv", ["measure.sequence", "--out", str(path)])
     with pytest.warns(UserWarning, match="line 3 is damaged") as seen:
         known = tool.read(path)
     assert len(known[1]) == len(rows) - 1 and len(seen) == 1

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from medit_teach import cli
-from medit_teach.tiny import training
-from medit_teach.world.corpus import NAME, NOISE, Corpus, attention_masks, inner
 from medit_teach.errors import MeditError
 from medit_teach.hyper import METHODS, hyper
+from medit_teach.tiny import training
 from medit_teach.world import World
+from medit_teach.world.corpus import NAME, NOISE, Corpus, attention_masks, inner
 
 TINY = dict(layers=3, width=32, heads=2)
 

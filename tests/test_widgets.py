@@ -13,8 +13,8 @@ from itertools import product
 import matplotlib.pyplot as plt
 import pytest
 
-from medit_teach.errors import MeditError
 from medit_teach.book.widgets import LIMIT, VIEW, explorer, frames, slider
+from medit_teach.errors import MeditError
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))

@@ -32,7 +32,7 @@ SUFFIXES = {
     ".css",
     ".cfg",
 }
-SKIP = {".git", ".venv", "_build", "_vendor", "node_modules", "tiny" / "models", ".ruff_cache"}
+SKIP = {".git", ".venv", "_build", "_vendor", "node_modules", "models", ".ruff_cache"}
 NAME = r"[A-Za-z0-9_.-]+"
 
 

@@ -73,11 +73,10 @@ def pack(name: str, header: dict, arrays: dict) -> str:
 
 def _made_from() -> str:
     """A hash of all that the files depend on."""
-    from medit_teach.world import corpus
     from medit_teach import world
     from medit_teach.models import EMBEDDED
 
-    own = [Path(__file__), TARGETS, Path(world.__file__), Path(corpus.__file__)]
+    own = [Path(__file__), TARGETS, *sorted(Path(world.__file__).parent.glob("*.py"))]
     paths = [*own, *sorted((EMBEDDED / MODEL).iterdir())]
     whole = hashlib.blake2b(digest_size=16)
     for path in paths:
@@ -227,6 +226,7 @@ def make_targets() -> None:
 def _batch(model, tok, h, world):
     from medit_teach.fact import encode
     from medit_teach.keys import keys
+    from medit_teach.world import Corpus
 
     facts = batch_facts()
     K = keys(model, tok, facts, BATCH_LAYER, h.contexts, h.average).T.numpy()  # (E, d_in)
@@ -239,7 +239,8 @@ def _batch(model, tok, h, world):
     ]
     chosen = [strangers[i * len(strangers) // BYSTANDERS] for i in range(BYSTANDERS)]
     texts = [
-        text[: encode(tok, text)[1][:TEXT_TOKENS][-1][1]] for text in world.texts(TEXTS, seed=2)
+        text[: encode(tok, text)[1][:TEXT_TOKENS][-1][1]]
+        for text in Corpus(world).texts(TEXTS, seed=2)
     ]
     header = {
         "layer": BATCH_LAYER,

@@ -681,9 +681,9 @@ def roc(detectors):
 def by_size(rows, labels, measures, mark=None, xlabel="facts in the batch"):
     """One panel a measure against the number of facts, one line a label; bands are intervals.
 
-    rows: records of a sweep (medit_teach.study.experiments). labels: {label of the records: its name in
-    the legend}, at most six. measures: {field of the records: (label of its axis, logarithmic)}.
-    mark: (size, text), a vertical line with its name.
+    rows: records of a sweep (medit_teach.study.experiments). labels: {label of the records: its
+    name in the legend}, at most six. measures: {field of the records: (label of its axis,
+    logarithmic)}. mark: (size, text), a vertical line with its name.
     """
     down, across = -(-len(measures) // 2), min(2, len(measures))
     figure, panels = plt.subplots(

@@ -198,15 +198,23 @@ def forbidden(code):
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             home |= {a.asname for a in node.names if a.name == "medit_teach" and a.asname}
-            found += [a.name.split(".")[1] for a in node.names if a.name.startswith("medit_teach.")]
+            found += [a.name for a in node.names]
         elif (
             isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "medit_teach"
         ):
-            inner = node.module.split(".")[1:]
-            found += inner[:1] or [a.name for a in node.names]
+            found += [f"{node.module}.{a.name}" for a in node.names]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found += re.findall(r"medit_teach\.(\w+)", node.value)
+            found += re.findall(r"medit_teach\.[\w.]+", node.value)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            found += [node.attr] if node.value.id in home else []
-    return sorted({f"medit_teach.{name}" for name in found if name in FORBIDDEN})
+        first, _, rest = _dotted(node).partition(".")
+        found += [f"medit_teach.{rest}"] if first in home and rest else []
+    names = [f"medit_teach.{name}" for name in FORBIDDEN]
+    return sorted({n for n in names for f in found if f == n or f.startswith(f"{n}.")})
+
+
+def _dotted(node):
+    """ "a.b.c" of a chain of attributes that begins with a name; else ""."""
+    if isinstance(node, ast.Attribute):
+        before = _dotted(node.value)
+        return before and f"{before}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""

@@ -23,19 +23,21 @@ from .hidden import Lost
 from .worker import decode, encode, told_changed
 
 PACKAGE = Path(__file__).resolve().parent.parent
-WORKER = PACKAGE / "grading" / "worker.py"
+WORKER = PACKAGE / "classroom" / "worker.py"
 FORBIDDEN = (
     "objective",
     "distribution",
     "edit",
-    "baselines",
+    "edits",
+    "methods",
     "hyper",
     "keys",
     "values",
     "statistics",
-    "experiments",
-    "acceptance",
-    "grading",
+    "study",
+    "tiny.acceptance",
+    "tiny.training",
+    "classroom",
 )
 CPU, CELLS, CALL = 30, 15, 6  # processor seconds: a submission, all its cells, one call
 PATIENCE = 5  # of each, so many times on the clock: for a busy machine, and for those who sleep
@@ -62,16 +64,18 @@ def _script(root):
         if not any(other != path and other in path.parents for other in wanted):
             lines.append(_bind(path))
     for name in FORBIDDEN:
-        if name == "grading":
+        if name == "classroom":
             continue
-        for path in (PACKAGE / f"{name}.py", PACKAGE / name):
+        place = PACKAGE / name.replace(".", "/")
+        for path in (place.with_suffix(".py"), place):
             hidden = q("." + str(path))
             if path.is_file():
                 lines.append(f"mount --bind /dev/null {hidden}")
             elif path.is_dir():
                 lines.append(f"mount -t tmpfs -o ro tmpfs {hidden}")
-    if (PACKAGE / "__pycache__").is_dir():
-        lines.append(f"mount -t tmpfs -o ro tmpfs {q('.' + str(PACKAGE) + '/__pycache__')}")
+    for kept in sorted({PACKAGE, *((PACKAGE / n.replace(".", "/")).parent for n in FORBIDDEN)}):
+        if (kept / "__pycache__").is_dir():
+            lines.append(f"mount -t tmpfs -o ro tmpfs {q('.' + str(kept) + '/__pycache__')}")
     lines += [
         "mkdir -p dev proc desk old tmp",
         "for d in null zero urandom; do : > dev/$d; mount --bind /dev/$d dev/$d; done",

@@ -13,7 +13,7 @@ import traceback
 import types
 from importlib.machinery import ModuleSpec
 
-OFFERED = {"load": "models", "is_embedded": "models", "Fact": "facts", "facts": "datasets"}
+OFFERED = {"load": "models", "is_embedded": "models", "Fact": "fact", "facts": "datasets"}
 DTYPES = ("float64", "float32", "int64", "int32", "bool")
 
 
@@ -132,9 +132,9 @@ def _furnish(package, blocked):
     home = _Package("medit_teach")
     home.__path__, home.__version__ = [package], "graded"
     home.__spec__ = ModuleSpec("medit_teach", None, is_package=True)
-    home.check = _Checks("medit_teach.book.check")
-    home.check.__spec__ = ModuleSpec("medit_teach.book.check", None)
-    sys.modules |= {"medit_teach": home, "medit_teach.book.check": home.check}
+    check = _Checks("medit_teach.book.check")
+    check.__spec__ = ModuleSpec(check.__name__, None)
+    sys.modules |= {"medit_teach": home, check.__name__: check}
     sys.meta_path.insert(0, Blocked(blocked))
 
 

@@ -37,7 +37,7 @@ from ..hooks import evaluating, first
 from ..hyper import Hyper
 from ..models import card, fingerprint
 
-DATA = Path(__file__).parent.parent / "data"
+DATA = Path(__file__).parent
 COMMAND = "python -m medit_teach.methods.train_mend"
 
 

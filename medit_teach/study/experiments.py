@@ -29,15 +29,15 @@ import torch
 from filelock import FileLock, Timeout
 
 from .. import datasets, metrics
-from ..tiny.acceptance import versions
 from ..edits import _plain, edit, statistics_for
 from ..errors import HyperError, MeditError, SingularError
 from ..fact import without_edited_neighbors
 from ..hyper import METHODS, _known, hyper
 from ..models import View, card, fingerprint, load
 from ..processes import ALONE, LAUNCH, joined
+from ..records import versions
 from ..values import Targets
-from ..world import World
+from ..world import Corpus, World
 
 READ = 4  # groups of a cell after which the slow measures are taken; they are averaged
 TIMES = ("seconds",)  # fields of a record that another run of the same cell changes
@@ -303,7 +303,7 @@ def _measure(name, own):
 def held_out(model, n):
     """n texts that C0 was not made of: the world's, drawn anew, else texts_for's after 2,000."""
     if "world" in card(model):
-        made = World(**card(model)["world"]).texts(2 * n, seed=2)
+        made = Corpus(World(**card(model)["world"])).texts(2 * n, seed=2)
         return [text for text in made if len(text.split()) > 6][:n]
     return list(islice(datasets.texts_for(model), 2000 + n))[-n:]
 

@@ -11,7 +11,6 @@ a first guess: the report says so. It names model, data, versions and seconds.
 import argparse
 import json
 import os
-import platform
 import time
 import warnings
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..edits import edit, statistics_for
 from ..errors import MeditError
 from ..hyper import hyper
 from ..models import DEFAULT, View, fingerprint, is_embedded, load
+from ..records import versions
 
 EXPECTED = {  # percent, over ten facts; holds on the embedded model, a first guess on others
     "rome": {"ES": 90.0, "PS": 60.0, "loss of NS": 15.0},
@@ -123,10 +123,6 @@ def main(argv=None):
     began = time.time()
     statistics = statistics_for(model, tok, every, texts, tokens, progress=True)
     spent = round(time.time() - began, 1)
-    import transformers
-
-    from .. import __version__
-
     about = {
         "model": args.real or os.environ.get("MEDIT_MODEL") or DEFAULT, "revision": args.revision,
         "weights": fingerprint(model), "embedded": is_embedded(model),
@@ -136,9 +132,7 @@ def main(argv=None):
         "layers": every, "tokens": statistics.tokens, "seconds C0": spent,
         "device": str(model.device), "threads": torch.get_num_threads(),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "versions": {"medit_teach": __version__, "torch": torch.__version__,
-                     "transformers": transformers.__version__,
-                     "python": platform.python_version()},
+        "versions": versions(),
     }  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the guess of layers is in the report

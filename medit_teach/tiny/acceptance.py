@@ -12,7 +12,6 @@ only reported.
 
 import argparse
 import json
-import platform
 import random
 import sys
 import time
@@ -29,11 +28,12 @@ from ..edits import edit, statistics_for
 from ..errors import MeditError, SingularError
 from ..fact import without_edited_neighbors
 from ..hyper import hyper
-from ..study.locate import trace_many
 from ..models import View, card, embedded, fingerprint, load
+from ..records import versions
 from ..statistics import Statistics
+from ..study.locate import trace_many
 from ..values import Targets
-from ..world import BY_NAME, CATEGORIES, RELATIONS, World
+from ..world import BY_NAME, CATEGORIES, RELATIONS, Corpus, World
 
 MUST, AIM, SEEN = "must", "aim", ""
 MEASURES = {  # measure: (kind, name, bound for tiny-gptj, bound for tiny-gpt2)
@@ -318,7 +318,8 @@ def memit(b):
 
 def emmet(b):
     facts = b.mixed[: b.sizes.pair]
-    texts = [t for t in b.world.texts(2 * b.sizes.texts, seed=2) if len(b.tok(t)["input_ids"]) > 9]
+    drawn = Corpus(b.world).texts(2 * b.sizes.texts, seed=2)
+    texts = [t for t in drawn if len(b.tok(t)["input_ids"]) > 9]
     texts = texts[: b.sizes.texts]
     count = np.array([len(b.tok(t)["input_ids"]) - 1 for t in texts])
 
@@ -613,18 +614,6 @@ def rates(models):
 def _short(value):
     """A value of a preset in words: 3, 2000, or "1, 2, 3"."""
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value:g}"
-
-
-def versions():
-    import transformers
-
-    from .. import __version__
-
-    return {
-        "medit_teach": __version__, "python": platform.python_version(),
-        "torch": torch.__version__, "transformers": transformers.__version__,
-        "numpy": np.__version__,
-    }  # fmt: skip
 
 
 def _earlier(path, record):

@@ -23,10 +23,10 @@ from random import Random
 import torch
 import torch.nn.functional as F
 
-from ..world.corpus import Corpus, attention_masks
 from ..errors import MeditError
 from ..models import _available, load
 from ..world import BY_NAME, CATEGORIES, LEADING, World
+from ..world.corpus import Corpus, attention_masks
 
 LENGTH = 96  # tokens in a row
 CHECKPOINT = "checkpoint.pt"  # in the folder `work`

@@ -13,7 +13,18 @@ from random import Random
 
 import torch
 
-from . import CLOSED, COMPOSITIONS, INTROS, LEADING, OPEN, RELATIONS, STARTS, TYPES, WORDS, World
+from .world import (
+    CLOSED,
+    COMPOSITIONS,
+    INTROS,
+    LEADING,
+    OPEN,
+    RELATIONS,
+    STARTS,
+    TYPES,
+    WORDS,
+    World,
+)
 
 END = "<|endoftext|>"
 PASSING = (  # facts that hold on one page only, for any subject: they can only be copied

@@ -603,16 +603,6 @@ class World:
             split["train" if x < 0.6 else "validation" if x < 0.8 else "test"].append(row)
         return DatasetDict({k: Dataset.from_list(v) for k, v in split.items()})
 
-    def corpus(self):
-        """The documents made of this world (see `corpus.Corpus`)."""
-        from .corpus import Corpus
-
-        return Corpus(self)
-
-    def texts(self, n, seed=0) -> list[str]:
-        """n plain documents like those of the training corpus, e.g. to estimate C0."""
-        return self.corpus().texts(n, seed)
-
     def _alike(self, relation, subject):
         """Share of a fact's neighbours that are of its subject's group; None without neighbours."""
         same = [s for s in self.by_object[relation, self.facts[relation, subject]] if s != subject]

@@ -2,10 +2,10 @@
 
 import torch
 
+from ...fact import Fact
 from ...methods.grace import Codebook
 from ...methods.in_context import statement
 from ...methods.mend import Editor
-from ...fact import Fact
 from .core import NoAnswer, Wrong, as_update, call, exercise, judge
 
 

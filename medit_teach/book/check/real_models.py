@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from ...study import budget as _budget
 from ... import objective as _objective
+from ...study import budget as _budget
 from .core import Wrong, call, distance, exercise, judge
 from .misuse import _number
 from .objective import _problem

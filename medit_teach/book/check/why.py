@@ -2,8 +2,8 @@
 
 import math
 
-from ...methods.in_context import Memory
 from ...fact import Fact
+from ...methods.in_context import Memory
 from .core import NoAnswer, Wrong, call, exercise
 
 

@@ -1,0 +1,1 @@
+"""The scripts that make the records which chapters read: python -m measure.NAME."""

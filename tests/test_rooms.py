@@ -1,0 +1,104 @@
+"""The house: imports run one way, between rooms and inside the core, and the core loads alone."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "medit_teach"
+FLOORS = ("world", "core", "methods", "study", "tiny", "book", "classroom")  # from the ground up
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+LAZY = {  # imports inside a function that lead up a floor, each with its reason
+    ("medit_teach.datasets", "medit_teach.world"): "the invented world is one of the sources",
+    ("medit_teach.book.check.assignments", "medit_teach.classroom.worker"): "to be moved down",
+}
+
+
+def imports(name):
+    """(module of this package that `name` imports, is it at the top of the file)."""
+    path = FILES[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found = [a.name for a in node.names if a.name.split(".")[0] == "medit_teach"]
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1]
+            whole = ".".join([*base, node.module] if node.module else base)
+            module = whole if node.level else node.module
+            found = [x if (x := f"{module}.{a.name}") in FILES else module for a in node.names]
+        else:
+            continue
+        for target in found:
+            if target in FILES and target != name:
+                yield target, node in tree.body
+
+
+def floor(name):
+    room = name.split(".")[1] if "." in name else "core"
+    return room if (PACKAGE / room).is_dir() else "core"
+
+
+def up(name, target):
+    return FLOORS.index(floor(target)) > FLOORS.index(floor(name))
+
+
+def test_imports_run_down_from_room_to_room():
+    found = {
+        (name, target)
+        for name in FILES
+        for target, _ in imports(name)
+        if up(name, target) and name not in ("medit_teach", "medit_teach.cli")
+    }
+    assert found <= set(LAZY), found - set(LAZY)
+
+
+def test_inside_the_core_there_is_no_circle():
+    edges = {
+        name: {t for t, top in imports(name) if top and floor(t) == "core" and t != "medit_teach"}
+        for name in FILES
+        if floor(name) == "core" and name not in ("medit_teach", "medit_teach.__main__")
+    }
+    done = set()
+    while edges:
+        free = [name for name, needs in edges.items() if needs <= done]
+        assert free, f"a circle among {sorted(edges)}"
+        done |= set(free)
+        edges = {name: needs for name, needs in edges.items() if name not in done}
+
+
+def test_importing_the_package_loads_no_upper_room():
+    code = (
+        "import sys, medit_teach; print([m for m in sys.modules if m.startswith('medit_teach.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {floor(name) for name in ast.literal_eval(done.stdout)}
+    assert loaded == {"core", "methods"}
+
+
+def test_no_page_names_a_module_that_is_not_there():
+    """Chapters, solutions, pages, assignments: every import of this package works."""
+    import json
+    import re
+
+    pages = [*ROOT.glob("book/*.ipynb"), *ROOT.glob("assignments/*/*.ipynb")]
+    texts = {p: "\n".join("".join(c["source"]) for c in json.loads(p.read_text())["cells"])
+             for p in pages}  # fmt: skip
+    texts |= {p: p.read_text(encoding="utf-8")
+              for pattern in ("book/*.md", "book/solutions/*.md", "*.md", "assignments/*.md")
+              for p in ROOT.glob(pattern)}  # fmt: skip
+    lines = {
+        (line, path.name)
+        for path, text in texts.items()
+        for line in re.findall(r"^ *((?:from|import) medit_teach\.?[\w.]*.*)$", text, re.M)
+    }
+    assert len(lines) > 60
+    code = "\n".join(sorted({line.strip() for line, _ in lines if not line.endswith("(")}))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -35,7 +35,7 @@ RECORDS = {  # file of records: what writes it, the longest first
 FULL = ("--seeds", "0", "1", "2", "--scored", "300")
 POINTS, SHARE, LETTERS = 2.0, 0.02, 0.03
 CONDITION = 1e8  # above it rounding decides: such records are made, and not compared
-SETTINGS = ("versions", "seconds", "device", "key", "hyper", "protocol")  # not measured
+SETTINGS = ("versions", "seconds", "device", "key", "hyper", "protocol", "check", "columns", "keep")
 
 
 def commands(name, out, full):

@@ -261,7 +261,7 @@ def _stats(args):
             found.push(args.push)
     for layer in args.layers:
         condition = found.soft(layer).condition
-        d = len(found[layer])
+        d = found.shape(layer)[0]
         print(f"layer {layer}: C0 {d} x {d} from {found.tokens} tokens, condition {condition:.1e}")
     print(f"saved in {args.out}")
 

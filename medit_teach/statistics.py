@@ -10,30 +10,36 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from . import objective
-from .errors import StatisticsError
+from . import kept, objective
+from .errors import MeditError, StatisticsError
 from .fact import encode, pad
 from .hooks import evaluating, watch
-from .memory import Room
+from .kept import Damaged, Unwritable, write_whole
+from .memory import Room, ran_out
 from .models import View, fingerprint, why_not_finite
 from .processes import ALONE
 
 SAVE_EVERY = 30.0  # seconds of work between two saves of what is unfinished, or
 SAVE_SHARE = 20.0  # times as long as the last save took, where that is more
 LONGEST = 2048  # tokens of a text that are read: one row of 100,000 could not be made smaller
+ORIGIN = ("weights", "text", "tokens", "layer")  # what the header of a C0's file says
 ROWS = 512  # rows of a sum that are added to at once, from the diagonal on: it is symmetric
 
 
 def cache_folder():
     """Where statistics are kept: MEDIT_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("MEDIT_CACHE") or Path.home() / ".cache" / "medit_teach")
+    try:
+        return Path(os.environ.get("MEDIT_CACHE") or Path.home() / ".cache" / "medit_teach")
+    except RuntimeError as error:
+        raise StatisticsError("there is no home folder to keep C0 in: set MEDIT_CACHE") from error
 
 
 @dataclass
@@ -71,9 +77,22 @@ class Statistics:
 
     def __getitem__(self, layer):
         """C0 of this layer, (d_in, d_in) float64; StatisticsError if there is none."""
+        self._there(layer)
+        return self.C0[layer].double()
+
+    def shape(self, layer):
+        """(d_in, d_in) of this layer's C0, which is not read for it; StatisticsError as above."""
+        self._there(layer)
+        return self.C0.shape(layer) if isinstance(self.C0, _Files) else tuple(self.C0[layer].shape)
+
+    def _there(self, layer):
         if layer not in self.C0:
             raise StatisticsError(f"no C0 for layer {layer}; there is one for {sorted(self.C0)}")
-        return self.C0[layer].double()
+
+    @property
+    def origin(self):
+        """(weights, text, tokens): what every file of a C0 says of itself."""
+        return self.weights, self.text, self.tokens
 
     def shrunk(self, alpha):
         """The same statistics with objective.shrink(C0, alpha) in every layer."""
@@ -85,9 +104,9 @@ class Statistics:
         weights = weights or fingerprint(view.model)
         for layer in layers:
             d_in = view.weight(layer).shape[1]
-            if self[layer].shape != (d_in, d_in):
+            if (shape := self.shape(layer)) != (d_in, d_in):
                 raise StatisticsError(
-                    f"C0 of layer {layer} has shape {tuple(self[layer].shape)}, the model needs "
+                    f"C0 of layer {layer} has shape {shape}, the model needs "
                     f"({d_in}, {d_in}); it was collected from another model: collect it again"
                 )
         if self.weights != weights:
@@ -98,26 +117,54 @@ class Statistics:
             )
 
     def save(self, folder):
-        """One safetensors file a layer and a statistics.json, in `folder`."""
+        """One safetensors file a layer, which says whose it is and carries a hash of its content,
+        and a statistics.json, in `folder`. StatisticsError, and nothing is written, where a C0 of
+        another model, text or number of tokens lies there; MeditError where the disk refuses."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for layer, C in self.C0.items():
-            write_whole(folder / f"C0-{layer}.safetensors", lambda p, C=C: save_file({"C0": C}, p))
-        about = {"tokens": self.tokens, "weights": self.weights, "text": self.text}
-        write_whole(folder / "statistics.json", lambda p: Path(p).write_text(json.dumps(about)))
+        with kept.named(folder):
+            self._alone(folder)
+            for layer, C in self.C0.items():
+                about = dict(zip(ORIGIN, map(str, (*self.origin, layer)), strict=True))
+                save = partial(kept.save, tensors={"C0": C}, about=about)
+                write_whole(folder / f"C0-{layer}.safetensors", save)
+            about = {"tokens": self.tokens, "weights": self.weights, "text": self.text}
+            write_whole(folder / "statistics.json", lambda p: Path(p).write_text(json.dumps(about)))
+
+    def _alone(self, folder):
+        """StatisticsError if `folder` holds a C0 of another origin, or one that hides it."""
+        for layer, path in _paths(folder).items() if folder.is_dir() else ():
+            try:
+                origin = _origin(kept.header(path)[1], layer) or _stated(folder)
+            except (Damaged, OSError) as error:
+                if layer in self.C0:  # it is replaced
+                    continue
+                origin = f"of an unknown model ({kept.reason(error)})"
+            if origin != self.origin:
+                raise StatisticsError(
+                    f"{folder} holds a C0 {_told(origin)}, this one is {_told(self.origin)}: save "
+                    "it into another folder, or delete that one first"
+                )
 
     def push(self, repository, **kwargs):
         """The same files on the hub, in `repository` ("owner/name", made if there is none).
 
         kwargs: as of huggingface_hub's create_repo, such as private=True. Needs a hub login.
         """
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, snapshot_download
 
         with TemporaryDirectory() as folder:
             self.save(folder)
             try:
                 HfApi().create_repo(repository, exist_ok=True, **kwargs)
+                there = Path(snapshot_download(repository, allow_patterns=["statistics.json"]))
+                if (there / "statistics.json").is_file() and _stated(there) != self.origin:
+                    raise StatisticsError(
+                        f"{repository} holds a C0 {_told(_stated(there))}, this one is "
+                        f"{_told(self.origin)}: name another repository"
+                    )
                 HfApi().upload_folder(repo_id=repository, folder_path=folder)
+            except StatisticsError:
+                raise
             except Exception as error:
                 raise StatisticsError(
                     f"cannot write to {repository} on the hub ({_line(error)}); "
@@ -133,19 +180,79 @@ class Statistics:
         fit into memory together. Whether it belongs to a model is seen when it is used (`check`).
         """
         folder = Path(source)
-        if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
+        if not os.path.exists(folder) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
             folder = _from_hub(str(source), layers)
         try:
-            about = json.loads((folder / "statistics.json").read_text())
-            found = {int(p.stem.split("-")[1]): p for p in sorted(folder.glob("C0-*.safetensors"))}
-            wanted = sorted(found) if layers is None else [x for x in layers if x in found]
-            C0 = _Files({layer: found[layer] for layer in wanted})
-            C0 = C0 if one_at_a_time else dict(C0)
-            return cls(C0, about["tokens"], about["weights"], about["text"])
-        except Exception as error:
+            paths = _paths(folder)
+            wanted = sorted(paths) if layers is None else [x for x in layers if x in paths]
+            files = _Files({layer: paths[layer] for layer in wanted})
+            origins = {layer: files.origin(layer) or _stated(folder) for layer in wanted}
+            told = {origin: layer for layer, origin in origins.items()} or {_stated(folder): None}
+            if len(told) > 1:
+                each = ", ".join(f"layer {layer} {_told(x)}" for x, layer in sorted(told.items()))
+                raise StatisticsError(f"it holds C0 of several origins ({each})")
+            weights, text, tokens = next(iter(told))
+            return cls(files if one_at_a_time else dict(files), tokens, weights, text)
+        except (MeditError, OSError, ValueError) as error:
             raise StatisticsError(
-                f"cannot read statistics in {folder}: {error}; delete the folder and collect again"
+                f"cannot read statistics in {folder}: {kept.reason(error)}; delete the folder and "
+                "collect again"
             ) from error
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
+            raise StatisticsError(
+                f"out of memory for the C0 in {folder}: read one layer at a time (one_at_a_time)"
+            ) from error
+
+
+def _paths(folder):
+    """{layer: the file of its C0} in a folder; OSError if it cannot be listed."""
+    found = ((re.fullmatch(r"C0-(\d+)\.safetensors", p.name), p) for p in folder.iterdir())
+    return {int(name[1]): p for name, p in sorted(found, key=lambda x: x[1]) if name}
+
+
+def _origin(about, layer):
+    """(weights, text, tokens) in the header of a C0's file; None in one of earlier versions, which
+    say nothing. Damaged if it is another layer's."""
+    if not about:
+        return None
+    if set(about) != set(ORIGIN) or not about["tokens"].isdecimal():
+        raise Damaged(kept.CHANGED)
+    if about["layer"] != str(layer):
+        raise Damaged(f"it holds the C0 of layer {about['layer']}, not of layer {layer}")
+    return about["weights"], about["text"], int(about["tokens"])
+
+
+def _stated(folder):
+    """(weights, text, tokens) in a folder's statistics.json: it vouches for files that say nothing
+    themselves."""
+    try:
+        about = kept.opened((folder / "statistics.json").read_bytes())
+    except (Damaged, OSError) as error:
+        raise Damaged(f"statistics.json cannot be read: {kept.reason(error)}") from error
+    weights, text, tokens = (about.get(name) for name in ("weights", "text", "tokens"))
+    if not (isinstance(weights, str) and isinstance(text, str) and type(tokens) is int):
+        raise Damaged("statistics.json does not say whose C0 it is")
+    return weights, text, tokens
+
+
+def _told(origin):
+    """An origin in words."""
+    if isinstance(origin, str):
+        return origin
+    return f"of weights {origin[0][:8]}..., text {origin[1][:8]}..., {origin[2]} tokens"
+
+
+def _matrix(path, layer):
+    """(C0, its origin or None) in a layer's file, on the host; Damaged unless it is one."""
+    tensors, about = kept.load(path, old=True)
+    C, origin = tensors.get("C0"), _origin(about, layer)
+    if C is None or C.ndim != 2 or len(C) != C.shape[1] or not C.is_floating_point():
+        raise Damaged("it holds no C0")
+    if not torch.isfinite(C).all():
+        raise Damaged("its C0 is not finite")
+    return C, origin
 
 
 def _from_hub(repository, layers):
@@ -168,18 +275,36 @@ def _line(error):
 
 
 class _Files(Mapping):
-    """{layer: C0}, read from its file at each look."""
+    """{layer: C0}, read from its file, and checked, at each look."""
 
     def __init__(self, paths):
         self.paths = paths
 
     def __getitem__(self, layer):
         try:
-            return load_file(self.paths[layer])["C0"]
-        except Exception as error:
+            return _matrix(self.paths[layer], layer)[0]
+        except (Damaged, OSError) as error:
+            again = "; delete it and collect again" if isinstance(error, Damaged) else ""
             raise StatisticsError(
-                f"cannot read {self.paths[layer].name}: {error}; delete it and collect again"
+                f"cannot read {self.paths[layer].name}: {kept.reason(error)}{again}"
             ) from error
+
+    def _header(self, layer):
+        try:
+            return kept.header(self.paths[layer])
+        except (Damaged, OSError) as error:
+            raise StatisticsError(
+                f"cannot read {self.paths[layer].name}: {kept.reason(error)}"
+            ) from error
+
+    def shape(self, layer):
+        return self._header(layer)[0].get("C0", ())
+
+    def origin(self, layer):
+        return _origin(self._header(layer)[1], layer)
+
+    def __contains__(self, layer):  # Mapping's own would read the file
+        return layer in self.paths
 
     def __iter__(self):
         return iter(self.paths)
@@ -230,19 +355,22 @@ def second_moment(
     if cache is not None and cache is not False:
         name = f"{weights}-{text}-{count}-{str(dtype).removeprefix('torch.')}"
         folder = (cache_folder() if cache is True else Path(cache)) / name
-        if (folder / "statistics.json").is_file():
-            result = Statistics.load(folder, layers, one_at_a_time)
-            if (result.weights, result.text) != (weights, text):
-                raise StatisticsError(
-                    f"{folder} holds a C0 of other weights or text ({result.weights[:8]}..., the "
-                    f"model here is {weights[:8]}...); delete the folder and collect again"
-                )
-            if not one_at_a_time:
-                result.C0 = {x: C.to(view.parameter(x).device) for x, C in result.C0.items()}
+        try:
+            there = _cached(folder, layers, view, result.origin, dtype, not one_at_a_time)
+            files = {layer: folder / f"C0-{layer}.safetensors" for layer in there}
+            result.C0 = _Files(files) if one_at_a_time else there
+        except OSError as error:
+            told = f"cannot read the C0 kept in {folder}: {kept.reason(error)}"
+            if one_at_a_time:
+                raise StatisticsError(told) from error
+            kept.warn(f"{told}; it is collected again and not kept")
+            folder = None
     told = processes.gathered((weights, text, [x for x in layers if x not in result.C0]))
     if any(one[:2] != told[0][:2] for one in told):
         raise StatisticsError("the processes have different weights or different text")
     missing = sorted({layer for *_, lacking in told for layer in lacking})
+    if one_at_a_time and missing and processes.main:
+        kept.ready(folder / "statistics.json")
     batches = processes.share(_batches(rows, batch_tokens))
     for group in [[x] for x in missing] if one_at_a_time else [missing] if missing else []:
         part = {x: _partial(folder, x, batch_tokens, processes) for x in group} if folder else {}
@@ -253,12 +381,46 @@ def second_moment(
             raise StatisticsError(f"the keys are not finite: {why_not_finite(model)}")
         result.C0 = found if one_at_a_time else result.C0 | found
         if folder:
-            if processes.main:
-                result.save(folder)
+            try:
+                if processes.main:
+                    result.save(folder)
+            except Unwritable as error:
+                if one_at_a_time:
+                    raise
+                if part:  # else it was told when a part of the sum could not be kept
+                    kept.warn_unwritten(folder, error)
+                part = {}
             processes.wait()  # a share is given up when the whole is kept
             for path in part.values():
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # it is of no more use, and does no harm
+                    path.unlink(missing_ok=True)
     return Statistics.load(folder, layers, True) if one_at_a_time else result
+
+
+def _cached(folder, layers, view, origin, dtype, keep):
+    """{layer: C0 where the layer's matrix lies} of those layers whose whole file is in `folder`;
+    keep=False: checked, and not kept. A damaged file is set aside. OSError if one cannot be read;
+    StatisticsError if one is of another origin."""
+    found = {}
+    for layer in layers:
+        path = folder / f"C0-{layer}.safetensors"
+        if not os.path.exists(path):
+            continue
+        try:
+            C, theirs = _matrix(path, layer)
+            theirs, d_in = theirs or _stated(folder), view.weight(layer).shape[1]
+            if theirs[:2] != origin[:2]:
+                raise StatisticsError(
+                    f"{folder} holds a C0 of other weights or text ({theirs[0][:8]}..., the "
+                    f"model here is {origin[0][:8]}...); delete the folder and collect again"
+                )
+            if theirs != origin or C.shape != (d_in, d_in) or C.dtype != dtype:
+                raise Damaged("it is the C0 of another call")
+        except Damaged as error:
+            kept.set_aside(path, error)
+            continue
+        found[layer] = C.to(view.parameter(layer).device) if keep else None
+    return found
 
 
 def _batches(rows, batch_tokens):
@@ -274,7 +436,8 @@ def _batches(rows, batch_tokens):
 def _collect(view, tok, batches, layers, part, progress, keep=False):
     """{layer: sum of k k^T (d_in, d_in) float64}; unfinished work is saved in the files `part`
     {layer: path}, if there are any, and found there again. keep: finished work too."""
-    found = {layer: _unfinished(view.weight(layer), part.get(layer)) for layer in layers}
+    most = len(batches)
+    found = {layer: _unfinished(view.weight(layer), part.get(layer), most) for layer in layers}
     sums = {layer: S for layer, (S, _) in found.items()}
     done = {layer: n for layer, (_, n) in found.items()}  # batches
     tokens = [sum(map(len, rows)) for rows in batches]
@@ -294,9 +457,14 @@ def _collect(view, tok, batches, layers, part, progress, keep=False):
                 last = keep and b + 1 == len(batches)
                 if part and (last or time.monotonic() - saved_at > wait):
                     began = time.monotonic()
-                    for layer, S in sums.items():  # each on its own: one copy on the host
-                        state = {"sum": S, "done": torch.tensor(done[layer])}
-                        write_whole(part[layer], lambda p, state=state: save_file(state, p))
+                    try:
+                        for layer, S in sums.items():  # each on its own: one copy on the host
+                            state, path = {"sum": S, "done": torch.tensor(done[layer])}, part[layer]
+                            save = partial(kept.save, tensors=state, about={"of": _of(path)})
+                            write_whole(path, save)
+                    except OSError as error:
+                        kept.warn_unwritten(path.parent, error)
+                        part.clear()
                     saved_at = time.monotonic()
                     wait = max(SAVE_EVERY, SAVE_SHARE * (saved_at - began))
     for S in sums.values():
@@ -305,16 +473,30 @@ def _collect(view, tok, batches, layers, part, progress, keep=False):
     return sums
 
 
-def _unfinished(W, path):
-    """(sum, number of batches in it) as they lie in the file `path`; if there is none, zeros, 0."""
-    if path and path.is_file():
-        try:
-            saved = load_file(path)
-            return saved["sum"].to(W.device), int(saved["done"])
-        except Exception:  # a damaged file only costs the time to collect again
-            pass
+def _unfinished(W, path, most):
+    """(sum, number of batches in it, of `most`) as they lie in the file `path`; if there is none,
+    zeros and 0. A damaged file, or one that was written under another name, is set aside."""
     d = W.shape[1]
+    try:
+        if path and os.path.exists(path):
+            saved, about = kept.load(path)
+            S, done = saved.get("sum"), saved.get("done")
+            if about != {"of": _of(path)} or S is None or S.shape != (d, d) or done is None:
+                raise Damaged("it is a part of another sum")
+            fits = S.dtype == torch.float64 and done.numel() == 1 and 0 <= int(done) <= most
+            if not fits or not torch.isfinite(S).all():
+                raise Damaged("it is no part of this sum")
+            return S.to(W.device), int(done)
+    except Damaged as error:  # it only costs the time to collect again
+        kept.set_aside(path, error)
+    except OSError as error:
+        kept.warn(f"cannot read {path}: {kept.reason(error)}; its part is collected again")
     return torch.zeros(d, d, dtype=torch.float64, device=W.device), 0
+
+
+def _of(path):
+    """What the file of an unfinished sum belongs to: its folder's name tells weights and text."""
+    return f"{path.parent.name}/{path.name}"
 
 
 def _keys(view, tok, rows, modules):
@@ -341,17 +523,6 @@ def _partial(folder, layer, batch_tokens, processes):
     """Where the unfinished sum of the layer lies, of the share that depends on these."""
     share = f"{processes.index + 1}of{processes.count}-{batch_tokens}"
     return folder / f"partial-{layer}-{share}.safetensors"
-
-
-def write_whole(path, write):
-    """Atomically: a reader sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(str(draft))
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _take(tok, texts, tokens, longest):

@@ -17,22 +17,22 @@ head is run only where a probability is needed.
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from .errors import HyperError, MeditError
 from .fact import as_facts, encode, last_token, pad, subject_last, with_target
 from .hooks import evaluating, first, watch
+from .kept import Damaged, load, reason, save, set_aside, warn, warn_unwritten, write_whole
 from .keys import at_subject
 from .memory import Room
 from .models import View, fingerprint, why_not_finite
 from .processes import ALONE
-from .statistics import write_whole
 
 BATCH = 32  # facts optimised together
 
@@ -105,6 +105,7 @@ class Targets:
         self.chunk = chunk
         self.model, self.tok, self.weights = model, tok, fingerprint(model)
         self.folder = Path(folder) if folder else None
+        self._writes = True  # until the folder refuses
         self._known = {}  # kind: {what identifies a fact: its target (d_out,)}
 
     def kind(self, hyper):
@@ -139,7 +140,9 @@ class Targets:
     def missing(self, facts, hyper):
         """Those of `facts` whose targets are not known, each once."""
         kind = self.kind(hyper)
-        known = self._known.setdefault(kind, {}) or self._load(kind)
+        if kind not in self._known:
+            self._known[kind] = self._load(kind, hyper.layers[-1])
+        known = self._known[kind]
         return [f for f in dict.fromkeys(facts) if self._name(f) not in known]
 
     @staticmethod
@@ -150,21 +153,37 @@ class Targets:
         return [self._name(f) for f in facts]
 
     def _save(self, kind, names, rows):
-        named = {"facts": json.dumps(names)}
+        """Keep the targets `rows` (facts, d_out); that it cannot be done is told once."""
+        named = {"facts": json.dumps(names), "kind": kind}
         mark = hashlib.blake2b(named["facts"].encode(), digest_size=8).hexdigest()
-        rows = {"target": rows.contiguous()}
-        path = self.folder / f"{kind}-{mark}.safetensors"
-        write_whole(path, lambda p: save_file(rows, p, metadata=named))
+        write = partial(save, tensors={"target": rows}, about=named)
+        try:
+            if self._writes:
+                write_whole(self.folder / f"{kind}-{mark}.safetensors", write)
+        except OSError as error:
+            self._writes = False
+            warn_unwritten(self.folder, error)
 
-    def _load(self, kind):
-        known = self._known[kind]
-        for path in sorted(self.folder.glob(f"{kind}-*.safetensors")) if self.folder else ():
+    def _load(self, kind, layer):
+        """{what identifies a fact: its target} of all files of this kind. A damaged one is set
+        aside, and one that cannot be read stays: both only cost the time to optimise again."""
+        known, d_out = {}, len(View(self.model).weight(layer))
+        there = self.folder and os.path.isdir(self.folder)
+        for path in sorted(self.folder.glob(f"{kind}-*.safetensors")) if there else ():
             try:
-                with safe_open(path, "pt", device=str(self.model.device)) as file:
-                    names = json.loads(file.metadata()["facts"])
-                    known.update(zip(names, file.get_tensor("target"), strict=True))
-            except Exception:  # a damaged file only costs the time to optimise again
-                path.unlink()
+                tensors, about = load(path)
+                names, rows = json.loads(about.get("facts", "[]")), tensors.get("target")
+                fits = rows is not None and rows.shape == (len(names), d_out)
+                if about.get("kind") != kind or not fits or rows.dtype != torch.float64:
+                    raise Damaged("it holds other targets")
+                if not torch.isfinite(rows).all():
+                    raise Damaged("its targets are not finite")
+                known.update(zip(names, rows.to(self.model.device), strict=True))
+            except Damaged as error:
+                set_aside(path, error)
+            except OSError as error:
+                self._writes = False  # what cannot be read is not written over either
+                warn(f"cannot read {path}: {reason(error)}; its targets are made anew")
         return known
 
 

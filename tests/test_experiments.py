@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
 import re
 import signal
+import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -473,3 +475,226 @@ def test_the_command_shows_a_table_and_is_silent_when_asked(loaded, tmp_path, ca
     assert asked_for == [(0, 2), (0, 1), (1, 1)]
     assert cli.main(["sweep", "s.json", "--scored", "0"]) == 2
     assert "0 is not a number of facts" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ what a file may ask for
+
+
+WRONG = [
+    True, 3, -1, 0, 1.5, float("nan"), "", "x", "../x", [], [[]], {}, {"a": 1}, [None], [""], [{}],
+    [True], 10**30, [10**30], [-1], [1.5], "x" * 5000, ["os:system"], {"a": {"b": [1]}}, None,
+]  # fmt: skip
+RIGHT = {  # (field, value) that are no errors: the rest must be refused
+    "Sweep": {"name": ["x"], "facts": [[{}]], "seeds": [[-1], [10**30]], "measures": [[""]],
+              "model": ["", "x", "../x", "x" * 5000, None], "keep": [[], [""], ["os:system"]],
+              "scored": [3], "tokens": [3], "texts": [3]},
+    "Method": {"hyper": [{}], "label": ["", "x", "../x", "x" * 5000, None], "step": [3, None],
+               "remember": [True], "anew": [True], "sizes": [[], None]},
+    "Facts": {"relations": ["", "x", "../x", "x" * 5000, [], [""], ["os:system"]],
+              "label": ["", "x", "../x", "x" * 5000, None],
+              "source": ["", "x", "../x", "x" * 5000, None]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [Sweep, Method, Facts])
+def test_every_field_of_a_file_is_checked(kind, tmp_path):
+    """Each wrong value in each field: one line that names the file and the field."""
+    path = tmp_path / "s.json"
+    for field in fields(kind):
+        for value in WRONG:
+            asked = {"name": "x", "methods": [{"method": "memit"}]}
+            if kind is Sweep:
+                asked[field.name] = value
+            elif kind is Method:
+                asked["methods"] = [{"method": "memit", field.name: value}]
+            else:
+                asked["facts"] = [{field.name: value}]
+            path.write_text(json.dumps(asked))
+            if any(value is x or (type(value) is type(x) and value == x)
+                   for x in RIGHT[kind.__name__].get(field.name, [])):  # fmt: skip
+                load_sweep(path)
+                continue
+            with pytest.raises(MeditError) as error:
+                load_sweep(path)
+            text = str(error.value)
+            assert field.name in text and str(path) in text and "\n" not in text, (field.name, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"[" * 100_000, "cannot read the sweep"), (b"\xff\xfe\x00", "cannot read the sweep"),
+        (b"", "cannot read the sweep"), (b"null", "expected fields and values"),
+        (b'\xef\xbb\xbf{"name": "x"}', "missing"),  # a byte order mark is skipped
+        (b'{"name": "x", "methods": [{"method": "none"}], "out": "/tmp/x"}', "unknown field 'out'"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_sweep(text, message, tmp_path):
+    (tmp_path / "s.json").write_bytes(text)
+    with pytest.raises(MeditError, match=message):
+        load_sweep(tmp_path / "s.json")
+
+
+FOREIGN = ["os:system", "subprocess:run", "antigravity:fly", "medit_teach:os.system", "os:",
+           ":x", "medit_teach.cli.os:system", f"{__name__}:listed", "medit_teach.__main__:x",
+           "medit_teach.cli:main", "medit_teach.study.experiments:load", "medit_teach.study.experiments:_gram",
+           "medit_teach.study.experiments:Path", "medit_teach.nothing:x", "builtins:exit"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("file", ["s.toml", "s.json", None])
+def test_a_measure_is_no_way_to_run_code(name, file, sweep, loaded, tmp_path, monkeypatch):
+    """In a file, only functions of this package; in Python, only measures of imported modules."""
+    ran = []
+    monkeypatch.setattr(os, "system", lambda *x: ran.append(x))
+    monkeypatch.setattr("builtins.exit", lambda *x: ran.append(x), raising=False)
+    asked = {"name": "x", "measures": [name], "methods": [{"method": "none"}], "sizes": [2]}
+    if file is None:
+        if name.endswith(":listed"):  # a measure, and the caller imported it
+            return
+        asked = sweep(measures=[name], methods=[Method("none")])
+    elif file == "s.toml":
+        body = f'name = "x"\nsizes = [2]\nmeasures = ["{name}"]\n[[methods]]\nmethod = "none"\n'
+        (tmp_path / file).write_text(body)
+    else:
+        (tmp_path / file).write_text(json.dumps(asked))
+    modules = set(sys.modules)
+    with pytest.raises(MeditError, match="measure") as error:
+        asked = load_sweep(tmp_path / file) if file else asked
+        go(asked, tmp_path / "x.jsonl", loaded)
+    assert "\n" not in str(error.value) and not ran and not (tmp_path / "x.jsonl").exists()
+    assert "antigravity" not in set(sys.modules) - modules
+
+
+def test_measures_of_this_package_and_of_the_caller_serve_a_file(loaded, tmp_path):
+    asked = {"name": "x", "measures": ["medit_teach.study.experiments:untouched", "mine"]}
+    asked |= {"methods": [{"method": "none"}], "facts": [{"source": loaded[2]}]}
+    asked |= {"sizes": [2], "scored": 2}
+    (tmp_path / "s.json").write_text(json.dumps(asked))
+    mine = {"mine": lambda state: {"mine": 1.0}}
+    (row,) = go(load_sweep(tmp_path / "s.json"), tmp_path / "x.jsonl", loaded, measures=mine)
+    assert row["mine"] == 1 and row["NS"]
+
+
+@pytest.mark.parametrize("hyper", [{"steps": [1]}, {"steps": "2"}, {"layers": "x"}])
+def test_a_hyper_parameter_of_a_wrong_kind_is_one_line(hyper, sweep, loaded, tmp_path):
+    with pytest.raises(MeditError) as error:
+        go(sweep(methods=[Method("memit", hyper)]), tmp_path / "x.jsonl", loaded)
+    assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------ records that do not lie
+
+
+def test_a_list_that_is_new_is_measured_and_told(sweep, loaded, tmp_path):
+    """A column that the measure gives since today: asked for by name it is measured, and without
+    being asked for it is said."""
+    path, give = tmp_path / "x.jsonl", {"a": 1.0}
+
+    def asked(*keep, sizes=(1, 2)):
+        some = sweep(measures=["mine"], keep=keep, sizes=sizes, methods=[Method("none")])
+        mine = {"mine": lambda state: {k: [x] * len(state.scored) for k, x in give.items()}}
+        return go(some, path, loaded, measures=mine)
+
+    assert [row["columns"] for row in asked("a")] == [["a"], ["a"]]
+    give["b"] = 2.0
+    with pytest.warns(UserWarning, match="2 of 3 records of 'none' lack b, which the others have"):
+        asked("a", sizes=(1, 2, 3))
+    rows = asked("a", "b", sizes=(1, 2, 3))
+    assert all(set(row["per_fact"]) == {"a", "b"} == set(row["columns"]) for row in rows)
+    before = path.read_bytes()
+    asked("a", "b", "never", sizes=(1, 2, 3))
+    grown = path.read_bytes()
+    assert len(grown.splitlines()) == len(before.splitlines()) + 3
+    asked("a", "never", sizes=(1, 2, 3))  # it was asked for, and is not there: not waited for
+    assert path.read_bytes() == grown
+
+
+def test_a_score_that_an_earlier_version_did_not_know_is_measured(sweep, loaded, tmp_path):
+    path = tmp_path / "x.jsonl"
+    asked = sweep(measures=["scores"], methods=[Method("none")])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(experiments.metrics.SCORES, "NA")
+        patch.setitem(experiments.COLUMNS, "scores", tuple(experiments.metrics.SCORES))
+        assert all("NA" not in row for row in go(asked, path, loaded))
+    rows = go(asked, path, loaded)
+    assert all("NA" in row and "NA" in row["columns"] for row in rows)
+    assert go(asked, path, loaded) == rows and len(path.read_bytes().splitlines()) == 4
+
+
+def test_a_digit_that_changed_in_a_record_is_seen(sweep, loaded, tmp_path):
+    path, (_, own) = tmp_path / "x.jsonl", counting()
+    asked = sweep(measures=["count"])
+    first = go(asked, path, loaded, measures=own)
+    whole = path.read_bytes()
+    assert b'"count": 2' in whole
+    path.write_bytes(whole.replace(b'"count": 2', b'"count": 7', 1))
+    with pytest.warns(UserWarning, match="line 2 is damaged"):
+        again = go(asked, path, loaded, measures=own)
+    assert plain(again) == plain(first) and len(read(path)) == 4
+    assert all(row in read(path) for row in again)
+    assert b'"count": 7' in (tmp_path / "x.jsonl.damaged").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"[" * 100_000, b"\xff\xfe{}", b"null", b"3", b'"key size per_fact"',
+     b'["key", "size", "per_fact"]', b"{}", b'{"key": [1], "size": 1, "per_fact": {}}',
+     b'{"key": "a", "size": "1", "per_fact": {}}', b'{"key": "a", "size": 1, "per_fact": 3}',
+     b'{"key": "a", "size": 1, "per_fact": {}}{"key": "b", "size": 1, "per_fact": {}}',
+     b'{"key": "a", "size": 1, "per_fa', bytes(500)],
+)  # fmt: skip
+def test_a_line_that_is_no_record(line, sweep, loaded, tmp_path):
+    path, (_, own) = tmp_path / "x.jsonl", counting()
+    asked = sweep(measures=["count"])
+    first = go(asked, path, loaded, measures=own)
+    whole = path.read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + line + b"\n" + whole)
+    with pytest.warns(UserWarning, match="line 1 is damaged"):
+        assert read(path) == first
+    repair(path)
+    assert path.read_bytes() == whole and line in (tmp_path / "x.jsonl.damaged").read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + whole)
+    assert read(path) == first
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
+def test_records_that_cannot_be_written_are_one_line_and_the_run_goes_on_later(
+    number, sweep, loaded, tmp_path, monkeypatch
+):
+    path, (calls, own) = tmp_path / "x.jsonl", counting()
+    asked = sweep(measures=["count"])
+    real = os.fsync
+
+    def refuse(file):
+        if len(calls) == 3:
+            os.ftruncate(file, os.fstat(file).st_size - 20)  # half a line
+            raise OSError(number, os.strerror(number))
+        return real(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(MeditError, match=f"cannot write .*{os.strerror(number)}") as error:
+            go(asked, path, loaded, measures=own)
+    assert "\n" not in str(error.value)
+    done = len(read(path))
+    assert 0 < done < 4
+    calls.clear()
+    assert len(go(asked, path, loaded, measures=own)) == 4 == len(read(path)) and calls
+
+
+@pytest.mark.parametrize("place", ["file/x.jsonl", "n" * 300, "folder", "n" * 254])
+def test_a_place_for_records_that_cannot_be_is_one_line(place, sweep, loaded, tmp_path):
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "folder").mkdir()
+    _, own = counting()
+    with pytest.raises(MeditError, match="cannot write") as error:
+        go(sweep(measures=["count"]), tmp_path / place, loaded, measures=own)
+    assert "\n" not in str(error.value)
+
+
+def test_targets_that_cannot_be_kept_only_warn(sweep, loaded, tmp_path):
+    (tmp_path / "x.targets").write_text("a file where the folder of targets would be")
+    with pytest.warns(UserWarning, match=r"cannot write .*x\.targets.*the result is right"):
+        rows = go(sweep(), tmp_path / "x.jsonl", loaded)
+    assert plain(rows) == plain(go(sweep(), tmp_path / "y.jsonl", loaded))

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..errors import MeditError
+from ..kept import named, opened, seal, write_text
 from .hidden import Draw, Lost
 from .notebook import find, forbidden, kind_of, plain, read, text_of
 from .sandbox import Student, isolation
@@ -219,7 +220,8 @@ def grade(folder, number, out, seed=None, masters=None, jobs=2, isolate=None, sa
     if isolate and not able:
         raise MeditError(f"isolation was asked for, but {sentence}")
     say(f"{len(found)} submissions; {sentence}")
-    (out / "records").mkdir(parents=True, exist_ok=True)
+    with named(out):
+        (out / "records").mkdir(parents=True, exist_ok=True)
     grader = b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))
     made_by = f"{master.path.read_bytes()!r}{grader!r}{seed}{able}"
     base = hashlib.blake2b(made_by.encode()).hexdigest()
@@ -229,16 +231,14 @@ def grade(folder, number, out, seed=None, masters=None, jobs=2, isolate=None, sa
         path, kept = found[student], out / "records" / f"{names[student]}.json"
         key = hashlib.blake2b(base.encode() + path.read_bytes(), digest_size=16).hexdigest()
         try:
-            record = json.loads(kept.read_text())
+            record = opened(kept.read_bytes())
             if record["key"] == key:
                 return record
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, MeditError, KeyError):  # damaged, or none: it is graded again
             pass
         record = grade_one(path, master, exercises, seed, able)
         record |= {"key": key, "student": student, "isolation": sentence, "assignment": master.name}
-        draft = kept.with_suffix(".draft")
-        draft.write_text(json.dumps(record, indent=1))
-        os.replace(draft, kept)
+        write_text(kept, json.dumps(seal(record), indent=1))
         return record
 
     records = {}
@@ -246,18 +246,19 @@ def grade(folder, number, out, seed=None, masters=None, jobs=2, isolate=None, sa
         for student, record in zip(found, pool.map(work, found), strict=True):
             records[student] = record
             say(f"{student:30.30} {total(record):5.1f} of {of(record):g}  {_first_note(record)}")
-    _table(records, master, out / "marks.csv")
-    (out / "feedback").mkdir(exist_ok=True)
+    with named(out):
+        _table(records, master, out / "marks.csv")
+        (out / "feedback").mkdir(exist_ok=True)
     for student, record in records.items():
-        page = feedback(record, master)
-        (out / "feedback" / f"{names[student]}.html").write_text(page, encoding="utf-8")
+        write_text(out / "feedback" / f"{names[student]}.html", feedback(record, master))
     lost = {
         e.name: [1 - r["marks"][i]["points"] / e.points for r in records.values()]
         for i, e in enumerate(exercises)
     }
     from ..book.plots import lost_points
 
-    lost_points(lost).savefig(out / "summary.png", dpi=150)
+    with named(out):
+        lost_points(lost).savefig(out / "summary.png", dpi=150)
     return records
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import MeditError
+from ..kept import write_text
 from .hidden import collecting
 from .sandbox import FORBIDDEN, PACKAGE
 
@@ -157,14 +158,13 @@ def read(path):
 
 
 def write(notebook, path):
-    """A notebook dict as a file."""
+    """A notebook dict as a file; MeditError where it cannot be written."""
     for number, cell in enumerate(notebook["cells"]):
         cell["source"] = text_of(cell).splitlines(keepends=True)
         cell.setdefault("id", f"cell-{number}")
     notebook["nbformat_minor"] = max(5, notebook.get("nbformat_minor", 5))
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
     return path
 
 

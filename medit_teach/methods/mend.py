@@ -24,17 +24,18 @@ import json
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import nn
 
+from .. import kept
 from ..errors import HyperError, MeditError, ModelError
 from ..fact import pad, with_target
 from ..hooks import evaluating, first
 from ..hyper import Hyper
+from ..kept import write_whole
 from ..models import card, fingerprint
 
 DATA = Path(__file__).parent
@@ -76,31 +77,41 @@ class Editor(nn.Module):
             self.mean[i], self.std[i] = z.mean(0), z.std(0).clamp(min=1e-8)
 
     def save(self, path, **about):
-        """One safetensors file, float32; `about` (strings) and the shape go into its header."""
+        """One safetensors file, float32; `about` (strings) and the shape go into its header.
+        MeditError where it cannot be written."""
         about |= {"layers": json.dumps(self.layers), "rank": str(self.rank)}
         about |= {"d_in": str(self.d_in), "d_out": str(self.d_out)}
-        tensors = {k: v.contiguous() for k, v in self.state_dict().items()}
-        save_file(tensors, str(path), metadata=about)
+        with kept.named(path):
+            write_whole(path, partial(kept.save, tensors=self.state_dict(), about=about))
 
     @classmethod
     def load(cls, path):
         """(Editor, about) of a file written by `save`; MeditError if there is none."""
         try:
-            with safe_open(str(path), "pt") as f:
-                about = f.metadata()
+            tensors, about = kept.load(path, old=True)
             editor = cls(
                 json.loads(about["layers"]), *(int(about[k]) for k in ("d_in", "d_out", "rank"))
             )
-            editor.load_state_dict(load_file(str(path)))
-        except Exception as error:  # missing, not safetensors, or another one's
-            raise MeditError(f"{path} holds no trained MEND editor: {error}") from error
+            editor.load_state_dict(tensors)
+        except Exception as error:  # missing, not safetensors, damaged, or another one's
+            raise MeditError(
+                f"{path} holds no trained MEND editor: {kept.reason(error)}; train one: {COMMAND}"
+            ) from error
+        for name, x in tensors.items():
+            if not x.is_floating_point() or not torch.isfinite(x).all():
+                raise MeditError(f"{path}: {name} is not finite; train the editor again: {COMMAND}")
         return editor.requires_grad_(False), about
 
 
 def shipped(model):
     """The file with the editor of an embedded model, or None."""
-    path = DATA / f"mend-{card(model).get('name')}.safetensors"
+    path = DATA / file_name(model)
     return path if path.is_file() else None
+
+
+def file_name(model):
+    """What an editor for this model is called; MeditError if the model's own name is a path."""
+    return f"mend-{kept.plain_name(card(model).get('name', 'model'), 'the model')}.safetensors"
 
 
 # ------------------------------------------------------------------ gradients as pairs

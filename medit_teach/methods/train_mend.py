@@ -19,13 +19,13 @@ from random import Random
 import torch
 from torch import nn
 
-from .. import datasets, metrics
+from .. import datasets, kept, metrics
 from ..edits import edit
 from ..errors import MeditError
 from ..fact import as_facts, pad, with_target
 from ..hooks import evaluating
 from ..models import View, card, fingerprint, load
-from .mend import COMMAND, DATA, Editor, adding, nll, pairs
+from .mend import COMMAND, DATA, Editor, adding, file_name, nll, pairs
 
 HELD_OUT = 1000
 
@@ -90,21 +90,17 @@ def train(
     The draws of a step depend on (seed, step) only, so a resumed run ends as an unbroken one.
     """
     out, view = Path(out), View(model)
+    kept.ready(out)
     progress = out.with_suffix(".progress")
     facts = training_facts(model)
     editor = Editor(layers, *reversed(view.weight(layers[0]).shape), rank, alpha, seed)
     settings = [list(layers), steps, batch, rank, lr, alpha, c_edit, seed, fingerprint(model)]
     rates = [(p, lr * (10 if p is editor.log_alpha else 1)) for p in editor.parameters()]
     adam = torch.optim.Adam([{"params": [p], "lr": r, "first": r} for p, r in rates])
-    start, seconds, losses = 0, 0.0, []
+    start, seconds, losses, unwritten = 0, 0.0, [], False
     with evaluating(model):
-        if progress.is_file():
-            state = torch.load(progress, weights_only=True)
-            if state["settings"] != settings:
-                raise MeditError(f"{progress} belongs to a training with other settings; remove it")
-            editor.load_state_dict(state["editor"])
-            adam.load_state_dict(state["adam"])
-            start, seconds, losses = state["step"], state["seconds"], state["losses"]
+        if os.path.exists(progress):
+            start, seconds, losses = _resume(progress, settings, editor, adam)
             show(f"going on after step {start}")
         else:
             look, mask = pairs(view, tok, Random(f"{seed}/look").sample(facts, 64), layers)
@@ -130,9 +126,13 @@ def train(
                 )
                 state = {"settings": settings, "editor": editor.state_dict(), "losses": losses}
                 state |= {"adam": adam.state_dict(), "step": step + 1, "seconds": used}
-                part = progress.with_suffix(".part")
-                torch.save(state, part)
-                os.replace(part, progress)
+                try:
+                    kept.save_state(progress, state)
+                except OSError as error:
+                    if not unwritten:
+                        kept.warn(f"cannot write {progress}: {kept.reason(error)}; the training "
+                                  "goes on, but could not be resumed")  # fmt: skip
+                    unwritten = True
     seconds += time.process_time() - began
     about = {"weights": fingerprint(model), "model": str(card(model).get("name"))}
     names = ("layers", "steps", "batch", "rank", "lr", "alpha", "c_edit", "seed", "weights")
@@ -141,6 +141,23 @@ def train(
     editor.save(out, **about)
     progress.unlink(missing_ok=True)
     return editor
+
+
+def _resume(progress, settings, editor, adam):
+    """(step, seconds, losses) as in the file `progress`; MeditError if it is not this run's."""
+    try:
+        state = kept.load_state(
+            progress, ("settings", "editor", "adam", "step", "seconds", "losses")
+        )
+        if state["settings"] == settings:
+            editor.load_state_dict(state["editor"])
+            adam.load_state_dict(state["adam"])
+            return state["step"], state["seconds"], state["losses"]
+    except (MeditError, OSError, RuntimeError, ValueError, TypeError, LookupError) as error:
+        raise MeditError(
+            f"cannot go on from {progress}: {kept.reason(error)}; remove it to start anew"
+        ) from error
+    raise MeditError(f"{progress} belongs to a training with other settings; remove it")
 
 
 def evaluate(model, tok, editor, facts):
@@ -165,7 +182,7 @@ def main(arguments=None):
     a = parser.parse_args(arguments)
     torch.set_num_threads(1)
     model, tok = load(a.model)
-    out = a.out or DATA / f"mend-{card(model).get('name', 'model')}.safetensors"
+    out = a.out or DATA / file_name(model)
     if not a.evaluate:
         train(model, tok, out, a.layers, a.steps, seed=a.seed)
     facts = datasets.facts("world", n=50, seed=0, model=model)

@@ -15,20 +15,25 @@ import hashlib
 import json
 import os
 import random
+import re
+import sys
 import time
 import tomllib
 import warnings
+from codecs import BOM_UTF8
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
+from inspect import signature
 from itertools import islice, product
 from pathlib import Path
+from types import FunctionType
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from .. import datasets, metrics
+from .. import datasets, kept, metrics
 from ..edits import _plain, edit, statistics_for
 from ..errors import HyperError, MeditError, SingularError
 from ..fact import without_edited_neighbors
@@ -39,9 +44,11 @@ from ..records import versions
 from ..values import Targets
 from ..world import Corpus, World
 
+MOST = 10**9  # facts, tokens or texts that a sweep may ask for
 READ = 4  # groups of a cell after which the slow measures are taken; they are averaged
 TIMES = ("seconds",)  # fields of a record that another run of the same cell changes
 FIELDS = frozenset({"key", "size", "per_fact"})  # every record of a sweep has them
+KINDS = {"key": str, "label": str, "size": int, "per_fact": dict}  # where a record has them
 
 
 # ------------------------------------------------------------------ declaring
@@ -150,7 +157,8 @@ class Sweep:
     seeds: tuple = (0,)
     model: str | None = None
     measures: tuple = ("scores", "perplexity", "update")
-    """Names in MEASURES, of functions given to run(), or "package.module:function"."""
+    """Names in MEASURES, of functions given to run(), or "package.module:function" of a module that
+    is imported (a sweep in a file: of this package only, for a file runs no code)."""
     scored: int = 128
     keep: tuple = ("ES", "PS", "NS")
     """Measures whose value for each fact goes into the record, for intervals on differences."""
@@ -162,6 +170,7 @@ class Sweep:
     def __post_init__(self):
         what = f"sweep {self.name}"
         _typed(self, what, sizes=int, seeds=int, measures=str, keep=str)
+        kept.plain_name(self.name, "a sweep's name")
         for name, kind in (("methods", Method), ("facts", Facts)):
             made = tuple(_make(kind, x, name) for x in getattr(self, name))
             object.__setattr__(self, name, made)
@@ -173,10 +182,10 @@ class Sweep:
             counts += [("sizes of a method", n) for n in m.sizes or ()]
             counts += [("step", m.step)] if m.step is not None else []
         for name, n in counts:
-            if n < 1:
+            if not 1 <= n <= MOST:
                 raise MeditError(f"{what}: {name}: {n} is not a number of facts")
         for name in ("tokens", "texts"):
-            if getattr(self, name) < 1:
+            if not 1 <= getattr(self, name) <= MOST:
                 raise MeditError(f"{what}: {name} must be positive, not {getattr(self, name)}")
 
 
@@ -192,7 +201,7 @@ def _make(kind, values, what):
             raise MeditError(f"{what}: unknown field {name!r}; there are {', '.join(known)}")
     try:
         return kind(**values)
-    except TypeError as error:  # a field is missing, or of the wrong type
+    except TypeError as error:  # a field is missing
         raise MeditError(f"{what}: {str(error).split('() ')[-1]}") from None
 
 
@@ -200,11 +209,22 @@ def load_sweep(path):
     """A Sweep from a TOML or JSON file with its fields."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
-        raise MeditError(f"cannot read the sweep {path}: {error}") from error
-    return _make(Sweep, values, f"the sweep {path}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise MeditError(f"cannot read the sweep {path}: {kept.reason(error)}") from error
+    try:
+        sweep = _make(Sweep, values, f"the sweep {path}")
+    except MeditError as error:
+        told = "" if str(path) in str(error) else f"the sweep {path}: "
+        raise type(error)(f"{told}{error}") from None
+    for name in sweep.measures:
+        if ":" in name and not _ours(name):
+            raise MeditError(
+                f"the sweep {path}: measures: {name!r} is code from outside this package, which a "
+                "file cannot ask for; give the function to run(load_sweep(...), measures={...})"
+            )
+    return sweep
 
 
 # ------------------------------------------------------------------ measuring
@@ -285,19 +305,37 @@ def _gram(state, layer):
 
 
 MEASURES = {"scores": scores, "untouched": untouched, "perplexity": perplexity, "update": update}
+COLUMNS = {"scores": tuple(metrics.SCORES), "untouched": tuple(metrics.SCORES)}  # they give
 
 
 def _measure(name, own):
-    """The function called `name`; MeditError if there is none."""
+    """The function called `name`; MeditError if there is none. A name alone runs no code: "module:
+    function" is a measure only if it is one of this package, or of a module that the caller has
+    imported, written there, and takes `state` alone."""
     if name in own or name in MEASURES:
         return own.get(name) or MEASURES[name]
     module, colon, function = name.partition(":")
+    if not colon:
+        raise MeditError(f"unknown measure {name!r}; there are {', '.join([*own, *MEASURES])}")
     try:
-        if colon:
-            return getattr(import_module(module), function)
+        found = import_module(module) if _ours(name) else sys.modules[module]
+        found = getattr(found, function)
+    except KeyError:
+        raise MeditError(
+            f"measure {name!r}: the module is not imported; import it first, or give the function "
+            "to run(measures={...})"
+        ) from None
     except (ImportError, AttributeError) as error:
         raise MeditError(f"measure {name!r}: {error}") from error
-    raise MeditError(f"unknown measure {name!r}; there are {', '.join([*own, *MEASURES])}")
+    made_here = isinstance(found, FunctionType) and found.__module__ == module
+    if not made_here or list(signature(found).parameters) != ["state"]:
+        raise MeditError(f"measure {name!r} is no function measure(state) of that module")
+    return found
+
+
+def _ours(name):
+    """Whether "module:function" names a module of this package."""
+    return re.fullmatch(rf"{__package__}(\.[a-z]\w*)+:\w+", name) is not None
 
 
 def held_out(model, n):
@@ -352,9 +390,7 @@ def plan(sweep, model, tok, own=None):
     for name in sweep.measures:
         _measure(name, own or {})
     weights, cells = fingerprint(model), []
-    settled = [
-        None if m.method == "none" else hyper(m.method, model, **m.hyper) for m in sweep.methods
-    ]
+    settled = [None if m.method == "none" else _hyper(sweep, m, model) for m in sweep.methods]
     for h in filter(None, settled):
         for layer in h.layers:
             View(model).block(layer)
@@ -384,6 +420,19 @@ def plan(sweep, model, tok, own=None):
     return cells
 
 
+def _hyper(sweep, m, model):
+    """The hyper-parameters of a Method; HyperError names it for a value of a wrong kind."""
+    try:
+        return hyper(m.method, model, **m.hyper)
+    except (TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, MeditError):
+            raise
+        raise HyperError(
+            f"sweep {sweep.name}: methods: {m.label}: a hyper-parameter is of a wrong kind: "
+            f"{kept.reason(error)}"
+        ) from error
+
+
 def run(sweep, path, progress=True, measures=None, device=None, loaded=None, processes=ALONE):
     """Make the records of `sweep` that `path` (JSON lines) lacks; returns all of its records.
 
@@ -391,15 +440,17 @@ def run(sweep, path, progress=True, measures=None, device=None, loaded=None, pro
     a list becomes its mean and 95% bootstrap interval [value, low, high], a number stays one (the
     mean over the groups). progress: a bar with the time left and a line for each finished cell.
     loaded: (model, tok), instead of loading sweep.model. Targets are kept beside the records.
-    A record that lacks a list of sweep.keep is made again, with the lists that it had.
+    A record that lacks a list of sweep.keep, or a score that this version measures, is made again,
+    with the lists that it had.
     processes: each optimises its share of the targets and runs its share of the cells; all write
     into the one file `path`, which all must see. The bar then counts the first one's share.
-    MeditError, before any work, for what `plan` refuses and for a file that another run has open.
+    MeditError, before any work, for what `plan` refuses, for a file that another run has open, and
+    for a place that cannot be written.
     """
     path, own, progress = Path(path), measures or {}, progress and processes.main
     model, tok = loaded or load(sweep.model, device=processes.device or device)
     cells = plan(sweep, model, tok, own)
-    done = _by_key(read(path) if path.is_file() else [])
+    done = _by_key(read(path) if os.path.isfile(path) else [])
     todo = _missing(cells, done)
     if progress:
         for cell in cells:
@@ -409,19 +460,23 @@ def run(sweep, path, progress=True, measures=None, device=None, loaded=None, pro
         # one run at a time: the first process keeps the others' runs out for all of its own
         with writing(path) if processes.main else nullcontext():
             if processes.main:
-                done = _by_key(read(path) if path.is_file() else [])
+                done = _by_key(read(path) if os.path.isfile(path) else [])
             done = processes.gathered(done)[0]
             todo = _missing(cells, done)
             for cell in todo:
-                had = done.get(cell.asked["key"], {}).get("per_fact", ())
-                cell.keep = tuple(dict.fromkeys([*cell.keep, *had]))
+                old = done.get(cell.asked["key"], {})
+                cell.keep = tuple(
+                    dict.fromkeys([*cell.keep, *old.get("per_fact", ()), *old.get("keep", ())])
+                )
             _run(sweep, model, tok, todo, path, own, progress, processes)
         done = _by_key(read(path))
     if lost := [cell for cell in cells if cell.asked["key"] not in done]:
         raise MeditError(
             f"{len(lost)} records of other processes are not in {path}; all must see one folder"
         )
-    return [done[cell.asked["key"]] for cell in cells]
+    rows = [done[cell.asked["key"]] for cell in cells]
+    _uneven(rows)
+    return rows
 
 
 def _by_key(rows):
@@ -429,14 +484,34 @@ def _by_key(rows):
 
 
 def _missing(cells, done):
-    """The cells without a record, or whose record lacks a list that was measured and is wanted."""
+    """The cells without a record, or whose record lacks a list that was measured and is wanted, or
+    was made before such a list, or a column of its measures, was asked for."""
 
-    def whole(row, keep):
-        lists = [name for name in keep if name not in row["per_fact"]]
-        return not any(isinstance(row.get(name), list) for name in lists)
+    def whole(row, cell):
+        lacking = [name for name in cell.keep if name not in row["per_fact"]]
+        asked = row.get("keep", lacking)  # earlier versions did not write it down
+        given = [x for m in cell.asked["measures"] for x in COLUMNS.get(m, ())]
+        new = set(given) - set(row.get("columns", given)) if row.get("error") is None else ()
+        later = any(isinstance(row.get(name), list) or name not in asked for name in lacking)
+        return not new and not later
 
     rows = [(cell, done.get(cell.asked["key"])) for cell in cells]
-    return [cell for cell, row in rows if row is None or not whole(row, cell.keep)]
+    return [cell for cell, row in rows if row is None or not whole(row, cell)]
+
+
+def _uneven(rows):
+    """Warn of records of one label that lack a column which others of it have."""
+    known = {}
+    for row in rows:
+        if row.get("error") is None and "columns" in row:
+            known.setdefault(row.get("label"), []).append(set(row["columns"]))
+    for label, each in known.items():
+        if lost := set().union(*each) - set.intersection(*each):
+            n = sum(not lost <= columns for columns in each)
+            kept.warn(
+                f"{n} of {len(each)} records of {label!r} lack {', '.join(sorted(lost))}, which "
+                "the others have: remove their lines, and they are made again"
+            )
 
 
 def _run(sweep, model, tok, cells, path, own, progress, processes):
@@ -469,7 +544,7 @@ def _run(sweep, model, tok, cells, path, own, progress, processes):
     with tqdm(total=sum(work), disable=not progress, desc=sweep.name, unit="") as bar:
         for cell, cost in zip(cells, work, strict=True):
             record = _record(cell, bench, measures)
-            with one_at_a_time:
+            with kept.named(path), one_at_a_time:
                 _append(path, record)
             if progress:
                 tqdm.write(line(record))
@@ -502,8 +577,9 @@ def _record(cell, bench, measures):
         record |= {k: [_number(x) for x in v[:3]] for k, v in found.items() if v[3]}
     for name, values in numbers.items():
         record[name] = None if None in values else _number(np.mean(values), 6)
-    kept = {k: [_number(x, 4) for x in lists[k]] for k in cell.keep if k in lists}
-    return record | {"per_fact": kept, "seconds": round(time.time() - began, 2)}
+    record |= {"columns": sorted({*lists, *numbers}), "keep": list(cell.keep)}
+    per_fact = {k: [_number(x, 4) for x in lists[k]] for k in cell.keep if k in lists}
+    return record | {"per_fact": per_fact, "seconds": round(time.time() - began, 2)}
 
 
 def _write(cell, bench, facts, stack):
@@ -533,9 +609,10 @@ def _number(x, digits=5):
 
 
 def _append(path, record):
-    """One line more, on the disk when this returns."""
-    with open(path, "ab") as file:
-        file.write(json.dumps(record).encode() + b"\n")
+    """One line more, with the hash of its content, on the disk when this returns; MeditError where
+    the disk refuses."""
+    with kept.named(path), open(path, "ab") as file:
+        file.write(json.dumps(kept.seal(record)).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -544,15 +621,17 @@ def _append(path, record):
 def writing(path, needed=FIELDS):
     """Inside, this process alone writes the records `path`, which are repaired first.
 
-    MeditError if another process is doing so already.
+    MeditError if another process is doing so already, and if they cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(f"{path}.lock").acquire(timeout=0)
-    except Timeout:
-        raise MeditError(f"another process is writing {path}; wait for it or stop it") from None
+    with kept.named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FileLock(f"{path}.lock").acquire(timeout=0)
+        except Timeout:
+            raise MeditError(f"another process is writing {path}; wait for it or stop it") from None
     with lock:
+        kept.ready(path)
         repair(path, needed)
         yield
 
@@ -560,11 +639,16 @@ def writing(path, needed=FIELDS):
 def _lines(path, needed):
     """[(record or None, the line as bytes)] of a file of records; None: it is damaged."""
     out = []
-    for raw in Path(path).read_bytes().splitlines(keepends=True):
+    try:
+        lines = Path(path).read_bytes().removeprefix(BOM_UTF8).splitlines(keepends=True)
+    except OSError as error:
+        raise MeditError(f"cannot read the records {path}: {kept.reason(error)}") from error
+    for raw in lines:
         try:
-            record = json.loads(raw)
+            record = kept.opened(raw)
             whole = raw.endswith(b"\n") and needed <= set(record)
-        except (ValueError, TypeError):
+            whole = whole and all(isinstance(record.get(x, y()), y) for x, y in KINDS.items())
+        except kept.Damaged:
             whole = False
         out.append((record if whole else None, raw))
     return out
@@ -573,18 +657,18 @@ def _lines(path, needed):
 def repair(path, needed=FIELDS):
     """Move damaged lines of `path` to PATH.damaged; a last line cut short by a kill is dropped."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         return
     lines = _lines(path, needed)
     damaged = [raw for record, raw in lines if record is None and raw.endswith(b"\n")]
     if all(record for record, _ in lines):
         return
-    if damaged:
-        with open(f"{path}.damaged", "ab") as file:
-            file.writelines(damaged)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(b"".join(raw for record, raw in lines if record))
-    os.replace(draft, path)
+    with kept.named(path):
+        if damaged:
+            with open(f"{path}.damaged", "ab") as file:
+                file.writelines(damaged)
+        whole = b"".join(raw for record, raw in lines if record)
+        kept.write_whole(path, lambda draft: Path(draft).write_bytes(whole))
 
 
 def read(path, needed=FIELDS, **where):
@@ -595,7 +679,7 @@ def read(path, needed=FIELDS, **where):
     where: read(path, label="memit", size=[16, 64]) keeps those whose fields have these values.
     """
     path, found = Path(path), {}
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise MeditError(f"there are no records {path}")
     lines = _lines(path, needed)
     for number, (record, raw) in enumerate(lines, 1):
@@ -614,8 +698,8 @@ def read(path, needed=FIELDS, **where):
 
 def line(record):
     """One line of the table that a sweep shows."""
-    start = f"{record['label']:28} {record['size']:>5} facts, seed {record['seed']}"
-    if record["error"]:
+    start = f"{record.get('label', ''):28} {record['size']:>5} facts, seed {record.get('seed')}"
+    if record.get("error"):
         return f"{start}: {record['error'][:80]}"
     shown = [(k, v[0] if isinstance(v, list) else v) for k, v in record.items()
              if k in ("S", "ES", "PS", "NS", "perplexity")]  # fmt: skip

@@ -20,6 +20,7 @@ from random import Random
 import numpy as np
 
 from ..errors import MeditError
+from ..kept import reason
 from ..metrics import bootstrap, target_logprobs
 from ..world import BY_NAME
 
@@ -156,9 +157,17 @@ def load(path):
 
     As measure/ripples.py writes them: a line of settings, then one a relation. Edits are
     numbered through. A method that some relation lacks has None there in `says` and NaN in
-    `prefers`. The prompts are not in the file.
+    `prefers`. The prompts are not in the file. MeditError for a file that is none of these.
     """
-    _, *rows = map(json.loads, Path(path).read_text(encoding="utf-8").splitlines())
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+        return _load([json.loads(line) for line in lines][1:])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise MeditError(f"{path} holds no records of ripples: {reason(error)}") from error
+
+
+def _load(rows):
+    """What `load` gives, of the records in `rows`."""
     asked, first = [], 0
     methods = list(dict.fromkeys(name for row in rows for name in row["says"]))
     says, prefers = ({name: [] for name in methods} for _ in range(2))

@@ -13,14 +13,12 @@ import json
 import os
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from .. import datasets, metrics
+from .. import datasets, kept, metrics
 from ..edits import edit, statistics_for
-from ..errors import MeditError
 from ..hyper import hyper
 from ..models import DEFAULT, View, fingerprint, is_embedded, load
 from ..records import versions
@@ -112,6 +110,8 @@ def main(argv=None):
     parser.add_argument("--device", help="cpu (default), cuda, ...")
     parser.add_argument("--out", metavar="FILE", help="keep the report as JSON")
     args = parser.parse_args(argv)
+    if args.out:
+        kept.ready(args.out)
     model, tok = load(args.real, dtype=args.dtype, device=args.device, revision=args.revision)
     facts = datasets.facts(args.facts, n=args.n, model=model)
     with warnings.catch_warnings(record=True) as notes:
@@ -141,8 +141,5 @@ def main(argv=None):
     for note in {str(n.message) for n in notes}:
         print(f"note: {note}")
     if args.out:
-        try:
-            Path(args.out).write_text(json.dumps(about | {"report": report}, indent=1) + "\n")
-        except OSError as error:
-            raise MeditError(f"cannot write {args.out}: {error}") from error
+        kept.write_text(args.out, json.dumps(about | {"report": report}, indent=1) + "\n")
     return 1 if any(found["failed"] for found in report.values()) else 0

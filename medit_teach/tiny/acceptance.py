@@ -12,6 +12,7 @@ only reported.
 
 import argparse
 import json
+import os
 import random
 import sys
 import time
@@ -23,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import datasets, metrics, objective
+from .. import datasets, kept, metrics, objective
 from ..edits import edit, statistics_for
 from ..errors import MeditError, SingularError
 from ..fact import without_edited_neighbors
@@ -617,14 +618,25 @@ def _short(value):
 
 
 def _earlier(path, record):
-    """{hash: dict of `check`} from a record that measured the same (a killed run left it)."""
-    try:
-        old = json.loads(path.read_text())
-    except (OSError, ValueError):
+    """{hash: dict of `check`} from a record that measured the same (a killed run left it). One that
+    measured otherwise is renamed to PATH.earlier, a damaged one set aside."""
+    if not os.path.exists(path):
         return {}
-    same = ("seed", "quick", "versions", "device", "sizes")
-    if any(old.get(name) != json.loads(json.dumps(record[name])) for name in same):
-        return {}
+    with kept.named(path):
+        try:
+            old = kept.opened(path.read_bytes())
+            needed = {"hash", "preset", "rows", "seconds", "measures", "details"}
+            if not all(needed <= set(x) for x in old["models"]):
+                raise kept.Damaged("a model's measures are not whole")
+        except (kept.Damaged, KeyError, TypeError) as error:
+            kept.set_aside(path, error)
+            return {}
+        same = ("seed", "quick", "versions", "device", "sizes")
+        differ = [x for x in same if old.get(x) != json.loads(json.dumps(record[x]))]
+        if differ:
+            name = kept.rename(path, "earlier")
+            print(f"{path} is of a run with other {', '.join(differ)}: it is now {name}")
+            return {}
     return {x["hash"]: x for x in old["models"]}
 
 
@@ -650,10 +662,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.table:
         try:
-            found = [x for n in args.names for x in json.loads(Path(n).read_text())["models"]]
+            found = [x for n in args.names for x in kept.opened(Path(n).read_bytes())["models"]]
             found.sort(key=_place)
             print(*filter(None, (part(found) for part in (table, presets, rates))), sep="\n\n")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise MeditError(f"not a record of check-models: {error}") from error
         return 0
     names = args.names or embedded()
@@ -665,6 +677,7 @@ def main(argv=None):
         "device": args.device or "cpu", "threads": torch.get_num_threads(),
         "sizes": asdict(QUICK if args.quick else Sizes()), "models": [],
     }  # fmt: skip
+    kept.ready(args.out)
     earlier = _earlier(Path(args.out), record)
     for name in names:
         model, tok = load(name, device=args.device)
@@ -676,7 +689,7 @@ def main(argv=None):
 
         def keep(found, done=done):
             record["models"] = [*done, found]
-            Path(args.out).write_text(json.dumps(record, indent=1) + "\n")
+            kept.write_text(args.out, json.dumps(kept.seal(record), indent=1) + "\n")
 
         show = lambda line: print(line, flush=True)  # noqa: E731
         before = earlier.get(fingerprint(model))

@@ -23,7 +23,9 @@ from random import Random
 import torch
 import torch.nn.functional as F
 
+from .. import kept
 from ..errors import MeditError
+from ..memory import ran_out
 from ..models import _available, load
 from ..world import BY_NAME, CATEGORIES, LEADING, World
 from ..world.corpus import Corpus, attention_masks
@@ -211,7 +213,11 @@ def train(name, out, steps=None, resume=True, progress=True, world=None, seed=0,
     variant, out = VARIANTS[name], Path(out)
     steps = steps or variant["steps"]
     work = Path(work or f"{out}.work")
-    work.mkdir(parents=True, exist_ok=True)
+    with kept.named(work):
+        work.mkdir(parents=True, exist_ok=True)
+    with kept.named(out):
+        if os.path.lexists(out) and not out.is_dir():
+            raise NotADirectoryError("it is a file, and should be a folder")
     world = world or World(**variant.get("world", {}))
     corpus = Corpus(world)
     tok = corpus.tokenizer()
@@ -223,26 +229,23 @@ def train(name, out, steps=None, resume=True, progress=True, world=None, seed=0,
     rates = [[g["lr"] for g in o.param_groups] for o in opts]
     key = dict(name=name, steps=steps, seed=seed, batch=batch, world=world.arguments)
     saved, step, spent = work / CHECKPOINT, 0, 0.0
-    if resume and saved.exists():
-        state = torch.load(saved, map_location=device, weights_only=False)
-        if state["key"] != key:
-            differ = ", ".join(x for x in key if state["key"].get(x) != key[x])
-            raise MeditError(
-                f"{saved} belongs to another run (other {differ}): give another --out or --work, "
-                "or start anew with --fresh (in Python: resume=False)"
-            )
-        model.load_state_dict(state["model"])
-        for o, s in zip(opts, state["optimizers"], strict=True):
-            o.load_state_dict(s)
-        step, spent = state["step"], state["seconds"]
+    if resume and os.path.exists(saved):
+        step, spent = _resume(saved, key, model, opts)
+    unwritten = False
 
     def checkpoint():
+        nonlocal unwritten
         state = dict(
             key=key, step=step, seconds=spent + time.time() - start,
             model=model.state_dict(), optimizers=[o.state_dict() for o in opts],
         )  # fmt: skip
-        torch.save(state, f"{saved}.part")
-        os.replace(f"{saved}.part", saved)
+        try:
+            kept.save_state(saved, state)
+        except OSError as error:
+            if not unwritten:
+                kept.warn(f"cannot write {saved}: {kept.reason(error)}; the training goes on, but "
+                          "could not be resumed")  # fmt: skip
+            unwritten = True
 
     start = last = shown = time.time()
     begin, loss_mean, layers = step, None, model.config.n_layer
@@ -290,8 +293,43 @@ def train(name, out, steps=None, resume=True, progress=True, world=None, seed=0,
                 print(f"  recall (sample) {recall:.2f}", flush=True)
     seconds = spent + time.time() - start
     run = dict(steps=steps, batch=batch, seed=seed, seconds=round(seconds))
-    save(model, tok, world, name, out, run)
+    with kept.named(out):
+        save(model, tok, world, name, out, run)
     return out
+
+
+def _resume(saved, key, model, opts):
+    """(step, seconds) of the checkpoint `saved`, whose state model and optimizers take over.
+
+    MeditError if it is damaged, holds something else, or belongs to a run that was asked otherwise.
+    """
+    anew = "start anew with --fresh (in Python: resume=False)"
+    try:
+        state = kept.load_state(saved, ("key", "step", "seconds", "model", "optimizers"))
+        theirs = state["key"] if isinstance(state["key"], dict) else {}
+        differ = ", ".join(x for x in key if theirs.get(x) != key[x])
+        if not differ:
+            model.load_state_dict(state["model"])
+            for o, s in zip(opts, state["optimizers"], strict=True):
+                o.load_state_dict(s)
+            if not 0 <= state["step"] <= key["steps"]:
+                raise ValueError(f"it stands at step {state['step']} of {key['steps']}")
+            return state["step"], float(state["seconds"])
+    except (
+        MeditError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as error:
+        if ran_out(error):
+            raise
+        raise MeditError(f"cannot go on from {saved}: {kept.reason(error)}; {anew}") from error
+    raise MeditError(
+        f"{saved} belongs to another run (other {differ}): give another --out or --work, or {anew}"
+    )
 
 
 def save(model, tok, world, name, out, run):
@@ -301,16 +339,16 @@ def save(model, tok, world, name, out, run):
     tok.save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
     path = out / "config.json"
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)
     config["dtype"] = "float32"
     config["medit_teach"] = dict(
         name=name, world=world.arguments, training=run, preset=PRESETS[name]
     )
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    kept.write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
     tokens = run["steps"] * run["batch"] * LENGTH
     c = model.config
-    (out / "README.md").write_text(CARD.format(
+    kept.write_text(out / "README.md", CARD.format(
         name=name, parameters=sum(p.numel() for p in model.parameters()) / 1e6,
         facts=len(world.facts), tokens=tokens / 1e6, seed=world.seed, minutes=run["seconds"] / 60,
         steps=run["steps"], batch=run["batch"], length=LENGTH, how=HOW[name],

@@ -537,8 +537,9 @@ def test_a_file_that_is_no_sweep(text, message, tmp_path):
 
 FOREIGN = ["os:system", "subprocess:run", "antigravity:fly", "medit_teach:os.system", "os:",
            ":x", "medit_teach.cli.os:system", f"{__name__}:listed", "medit_teach.__main__:x",
-           "medit_teach.cli:main", "medit_teach.study.experiments:load", "medit_teach.study.experiments:_gram",
-           "medit_teach.study.experiments:Path", "medit_teach.nothing:x", "builtins:exit"]  # fmt: skip
+           "medit_teach.cli:main", "medit_teach.study.experiments:load",
+           "medit_teach.study.experiments:_gram", "medit_teach.study.experiments:Path",
+           "medit_teach.nothing:x", "builtins:exit"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FOREIGN)

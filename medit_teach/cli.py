@@ -1,6 +1,7 @@
 """The command line: edit, score, stats, train, check-models, sweep, assignment, grade."""
 
 import argparse
+import os
 import sys
 from importlib import import_module
 
@@ -8,7 +9,10 @@ from . import __version__, datasets, metrics
 from .edits import Edit, edit, statistics_for
 from .errors import MeditError
 from .fact import Fact
+from .kept import named
 from .models import DTYPES, View, fingerprint, load
+from .options import Parser
+from .options import layers as layers_of
 from .processes import LAUNCH, joined, launched, title
 from .statistics import Statistics, cache_folder
 from .values import BATCH, Targets
@@ -41,7 +45,10 @@ OWN = {
 
 
 def main(argv=None):
-    """Run one command; returns the exit code (2, with one line on stderr, for bad input)."""
+    """Run one command; returns the exit code (2, with one line on stderr, for bad input).
+
+    What is not foreseen is told in one line too, unless MEDIT_DEBUG is set.
+    """
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
         if argv[:1] and argv[0] in OWN:  # commands with options of their own
@@ -53,11 +60,23 @@ def main(argv=None):
             args.quiet = args.quiet or not args.processes.main
             return args.run(args) or 0
     except MeditError as error:
-        print(f"{title()}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _tell(error)
+    except BrokenPipeError:  # who read the output has gone
+        sys.stdout = open(os.devnull, "w")
+        return 0
+    except Exception as error:
+        if os.environ.get("MEDIT_DEBUG"):
+            raise
+        reason = f": {error}" if str(error).strip() else ""
+        return _tell(f"{type(error).__name__}{reason} (MEDIT_DEBUG=1 shows where it comes from)")
     except KeyboardInterrupt:
         print("medit-teach: interrupted; nothing was changed", file=sys.stderr)
         return 130
+
+
+def _tell(error):
+    print(f"{title()}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
 
 
 def model_options(p):
@@ -67,7 +86,7 @@ def model_options(p):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="medit-teach", description="Edit facts in a language model, measure it, undo it."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -83,15 +102,16 @@ def _parser():
         p.set_defaults(run=run)
         p.add_argument("--model", help="embedded model, local folder or hub name (tiny-gptj)")
         model_options(p)
-        p.add_argument("--layers", type=_integers, help="comma-separated, e.g. 1,2,3")
+        p.add_argument("--layers", type="layers", help="comma-separated, e.g. 1,2,3")
         p.add_argument(
             "--text",
             metavar="FILE",
             help="text for C0: a file, wikitext or wikipedia (from the hub)",
         )
         p.add_argument(
-            "--tokens", type=int, help="tokens for C0 (50,000, or 16 a key dimension if more)"
-        )
+            "--tokens", type="count",
+            help="tokens for C0 (50,000, or 16 a key dimension if more)",
+        )  # fmt: skip
         p.add_argument(
             "--one-at-a-time", action="store_true", help="C0 from the disk, one layer in memory"
         )
@@ -107,9 +127,11 @@ def _parser():
         )
         p.add_argument("--c0", metavar="FOLDER", help="C0 kept by stats: a folder, or owner/name")
         p.add_argument("--relation", help="only facts of this relation")
-        p.add_argument("--n", type=int, help=f"how many to draw (all of a file; {n} of the world)")
+        p.add_argument(
+            "--n", type="count", help=f"how many to draw (all of a file; {n} of the world)"
+        )
         p.set_defaults(few=n)
-        p.add_argument("--seed", type=int, default=0)
+        p.add_argument("--seed", type="seed", default=0)
         p.add_argument(
             "--set", nargs="*", default=[], metavar="NAME=VALUE", help="hyper-parameters"
         )
@@ -121,7 +143,7 @@ def _parser():
     p.add_argument("--subject")
     p.add_argument("--new", help="the object to write")
     p.add_argument("--true", help="the object the model has now")
-    p.add_argument("--save", metavar="FOLDER", help="keep the edit there")
+    p.add_argument("--save", metavar="FOLDER", type="new folder", help="keep the edit there")
 
     p = command("score", _score, "Efficacy, paraphrase, neighborhood scores.", SCORE_EXAMPLES)
     facts_of(p, 20)
@@ -129,7 +151,7 @@ def _parser():
     p.add_argument("--edit", metavar="FOLDER", help="apply this saved edit first")
 
     p = command("stats", _stats, "Collect the second moment C0 of the keys.", STATS_EXAMPLES)
-    p.add_argument("--out", metavar="FOLDER", required=True)
+    p.add_argument("--out", metavar="FOLDER", type="new folder", required=True)
     p.add_argument("--push", metavar="OWNER/NAME", help="keep it on the hub too")
 
     for name, (_, help_) in OWN.items():
@@ -137,27 +159,23 @@ def _parser():
     return parser
 
 
-def _integers(text):
-    try:
-        return [int(x) for x in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list like 1,2,3") from None
-
-
-def _settings(pairs):
-    """NAME=VALUE pairs as a dict; numbers become numbers."""
-    out = {}
+def _settings(pairs, layers=None):
+    """NAME=VALUE pairs as a dict: numbers become numbers, "none" becomes None."""
+    out = {} if layers is None else {"layers": layers}
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        if not equals:
+        if not (name and equals and value):
             raise MeditError(f"--set takes NAME=VALUE, not {pair!r}")
+        if name in out:
+            raise MeditError(f"{name} is given twice")
         for kind in (int, float):
             try:
                 value = kind(value)
                 break
             except ValueError:
                 pass
-        out[name] = value
+        value = None if str(value).lower() == "none" else value
+        out[name] = layers_of(str(value)) if name == "layers" and value else value
     return out
 
 
@@ -190,7 +208,7 @@ def _load(args):
 def _run_edit(args, model, tok, facts):
     from .hyper import hyper
 
-    h = hyper(args.method, model, layers=args.layers, **_settings(args.set))
+    h = hyper(args.method, model, **_settings(args.set, args.layers))
     statistics = _statistics(args, model, tok, h.layers) if h.needs else None
     show, targets = not args.quiet and len(facts) > 8, None
     if h.needs and not h.one_by_one:  # else each target depends on the edits before it
@@ -217,7 +235,8 @@ def _edit(args):
         after = look()
         print(e)
         if args.save and args.processes.main:
-            print(f"saved in {e.save(args.save)}")
+            with named(args.save):
+                print(f"saved in {e.save(args.save)}")
     print(f"\n{'':11}{'before':38}after")
     for (kind, text), old, new in zip(prompts, before, after, strict=True):
         print(f"{kind}: {text}")
@@ -256,7 +275,8 @@ def _stats(args):
         raise MeditError("say which layers, e.g. --layers 1,2,3")
     found = _statistics(args, model, tok, args.layers)
     if args.processes.main:
-        found.save(args.out)
+        with named(args.out):
+            found.save(args.out)
         if args.push:
             found.push(args.push)
     for layer in args.layers:

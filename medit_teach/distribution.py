@@ -8,11 +8,13 @@ solver turns R and the layer's keys into an update. The layers are edited in asc
         return 0.5 * step.missing
 """
 
+import inspect
 from dataclasses import dataclass
 
 import torch
 
 from .errors import HyperError
+from .settings import meant, shown
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,34 @@ RULES = {"spread": spread, "last": last, "root": root, "even": even}
 
 
 def rule(name):
-    """The rule of that name, or `name` itself if it is a function; HyperError if unknown."""
-    if callable(name):
-        return name
-    if name not in RULES:
+    """The rule of that name, or `name` itself if it is a function of one argument; else
+    HyperError."""
+    if isinstance(name, str) and name in RULES:
+        return RULES[name]
+    if not callable(name):
         raise HyperError(
-            f"unknown distribution {name!r}; choose from {', '.join(RULES)} or a function"
+            f"unknown distribution {shown(name)}; choose from {', '.join(RULES)} or a function"
+            f"{meant(name, RULES)}"
         )
-    return RULES[name]
+    try:
+        inspect.signature(name).bind(None)
+    except TypeError as error:
+        raise HyperError(f"a distribution is a function of one Step: {error}") from None
+    except ValueError:  # written in C, without a signature: what it gives is tested
+        pass
+    return name
+
+
+def apportion(name, step):
+    """The residual R (d_out, E) that the rule `name` gives the layer of this Step; HyperError if
+    a function of the user's gives something else."""
+    R, like = rule(name)(step), step.target
+    if not isinstance(R, torch.Tensor) or R.is_complex() or R.shape != like.shape:
+        found = f"shape {tuple(R.shape)}" if isinstance(R, torch.Tensor) else shown(R)
+        raise HyperError(
+            f"the distribution gave {found}; it must give a tensor {tuple(like.shape)}, as the "
+            "target is"
+        )
+    if not torch.isfinite(R).all():
+        raise HyperError("the distribution gave NaN or infinite numbers")
+    return R.to(like)

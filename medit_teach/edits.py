@@ -2,21 +2,21 @@
 
 import json
 import platform
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from .datasets import texts_for
-from .distribution import Step, rule
-from .errors import MeditError
+from .distribution import Step, apportion
+from .errors import MeditError, StatisticsError
 from .fact import Fact, as_facts, encode
 from .hyper import hyper
 from .keys import at_subject
 from .memory import ran_out
 from .models import View, check_finite, fingerprint, tensor_hash
 from .processes import ALONE
+from .settings import layer_numbers, whole
 from .statistics import Statistics, second_moment
 from .values import optimise_values
 
@@ -243,12 +243,14 @@ def statistics_for(
     one_at_a_time: as in second_moment.
     """
     known = getattr(model, "_medit_statistics", None)
+    layers = layer_numbers(layers, StatisticsError)
+    tokens = whole("tokens", tokens, 1, none=True, error=StatisticsError)
     asked = texts is None and tokens in (None, known and known.tokens)
     fits = known and asked and known.weights in _bases(model) and set(layers) <= set(known.C0)
     if all(processes.gathered(bool(fits))):
         return known
     texts = texts_for(model) if texts is None else texts
-    d_in = max(View(model).weight(layer).shape[1] for layer in layers)
+    d_in = max((View(model).weight(layer).shape[1] for layer in layers), default=0)
     tokens = tokens or max(C0_TOKENS, C0_PER_DIMENSION * d_in)
     found = second_moment(
         model, tok, texts, layers, tokens, cache=True, progress=progress, processes=processes,
@@ -310,8 +312,8 @@ def edit(
     if targets is not None and targets.shape[1] != len(facts):
         raise MeditError(f"targets has {targets.shape[1]} columns for {len(facts)} facts")
     if h.beside:
-        return h.make(model, tok, facts, _plain(h), progress).apply(model)
-    result = Edit(type(h).__name__, _plain(h), facts, fingerprint(model))
+        return h.make(model, tok, facts, h.record(), progress).apply(model)
+    result = Edit(type(h).__name__, h.record(), facts, fingerprint(model))
     result._open(model)
     try:
         with _bar(len(facts), progress) as bar:
@@ -345,7 +347,6 @@ def _solve_group(result, view, tok, facts, h, statistics, target, remember, bar)
     else:
         start = at_subject(model, tok, facts, [site], h.contexts, h.start_average)[site]
         target = target.to(start)
-    divide = rule(h.distribution)
     for index, layer in enumerate(h.layers):
         key = ("key", layer)
         K = at_subject(model, tok, facts, [key, site], h.contexts, h.average)
@@ -353,7 +354,7 @@ def _solve_group(result, view, tok, facts, h, statistics, target, remember, bar)
         if h.now_average != h.average:
             now = at_subject(model, tok, facts, [site], h.contexts, h.now_average)[site]
         K = K[key]
-        R = divide(Step(target, start, now, index, len(h.layers)))
+        R = apportion(h.distribution, Step(target, start, now, index, len(h.layers)))
         if not R.any():
             continue
         more = {}
@@ -393,11 +394,6 @@ def _train(result, view, tok, facts, h, bar):
         result.diagnostics[layer] = {"relative_norm": relative, **report}
     if bar:
         bar(len(facts))
-
-
-def _plain(h):
-    """Hyper-parameters as JSON can hold them."""
-    return {k: (v.__name__ if callable(v) else v) for k, v in asdict(h).items()}
 
 
 class _bar:

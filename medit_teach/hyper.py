@@ -6,15 +6,18 @@ originals' choices stay reachable by name, and the tests compare them with the o
 """
 
 import warnings
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from . import objective
 from .distribution import rule
 from .errors import HyperError
 from .keys import AVERAGES, context_weights
 from .models import card
-from .values import Targets, check_site
+from .settings import check, layer_numbers, meant, one_of, setting, several, shown
+from .values import Targets
 
+MOST_STEPS = 100_000
+FOLLOW = ("start_average", "now_average")  # None: as `average`
 CONTEXTS = (
     "",
     "The meeting ended early. ",
@@ -25,42 +28,62 @@ CONTEXTS = (
 )
 
 
+def _texts(contexts):
+    """Contexts as a tuple of texts; HyperError for anything else, and for one with a "{}"."""
+    found = several("contexts", contexts, 'a list of texts, the first of them ""', HyperError)
+    for text in found:
+        if "{}" in one_of("a context", text):
+            raise HyperError(
+                f"a context is a text in front of the prompt: {shown(text)} must not have a {{}}"
+            )
+    context_weights(found, "bare")
+    return found
+
+
+def _rule(distribution):
+    rule(distribution)
+    return distribution
+
+
 @dataclass(frozen=True)
 class Hyper:
-    """What all methods share. Symbols in brackets are those of the ROME and MEMIT papers."""
+    """What all methods share. Symbols in brackets are those of the ROME and MEMIT papers.
 
-    layers: tuple = ()
+    What a field may be is declared beside it; HyperError for anything else.
+    """
+
+    layers: tuple = setting((), made=layer_numbers)
     """Layers to edit, ascending [R, the set of critical layers]; ROME uses one [l*]."""
-    site: str = "block"
+    site: str = setting("block", choices=("value", "block"))
     """Where the target lives: "value", the MLP output [v*], or "block", the block output [z]."""
-    contexts: tuple = CONTEXTS
+    contexts: tuple = setting(CONTEXTS, made=_texts)
     """Texts put in front of the prompt [x_j]; the first is "", the bare prompt."""
-    average: str = "half"
+    average: str = setting("half", choices=AVERAGES)
     """Weights of the contexts in the key [k*]: "bare", "uniform" (ROME) or "half" (MEMIT)."""
-    start_average: str | None = None
+    start_average: str | None = setting(None, choices=AVERAGES)
     """Contexts of v0, the start of the target; None: as `average`. The originals use "bare"."""
-    now_average: str | None = None
+    now_average: str | None = setting(None, choices=AVERAGES)
     """Contexts of the present value that the residual subtracts; None: as `average`. The original
     MEMIT uses "bare", so its residual and its key belong to different inputs."""
-    distribution: object = "spread"
+    distribution: object = setting("spread", made=_rule)
     """Name of a rule in medit_teach.distribution, or a function of a Step."""
-    steps: int = 20
+    steps: int = setting(20, above=0, high=MOST_STEPS)
     """Evaluations of the loss in the search for the target; steps - 1 updates are made."""
-    lr: float = 0.5
+    lr: float = setting(0.5, above=0)
     """Adam's learning rate."""
-    weight_decay: float = 0.5
+    weight_decay: float = setting(0.5, low=0)
     """Weight of the decay term on delta."""
-    decay: str = "original"
+    decay: str = setting("original", choices=("original", "relative"))
     """"original": ||delta|| / ||v0||^2 as in the papers' code; "relative": (||delta|| / ||v0||)^2,
     which does not depend on the scale of the residual stream."""
-    kl_factor: float = 0.0625
+    kl_factor: float = setting(0.0625, low=0)
     """Weight of the KL term [lambda in ROME eq. 4]."""
-    kl_position: str = "subject"
+    kl_position: str = setting("subject", choices=("subject", "end"))
     """Where in "{subject} is a" the KL is taken: "subject", its last token (the originals), or
     "end", the last token of the sentence."""
-    clamp: float = 0.75
+    clamp: float = setting(0.75, above=0)
     """Largest ||delta|| / ||v0||."""
-    early_stop: float = 0.05
+    early_stop: float = setting(0.05, low=0)
     """A fact stops when its loss falls below this."""
 
     one_by_one = False  # a batch is solved together, unless a method says otherwise
@@ -69,35 +92,24 @@ class Hyper:
     beside = False  # True: changes no weights, `make` gives its own kind of Edit (baselines)
     shared = True  # False: a model's preset for "all" methods does not concern this one
 
+    instead = ()  # pairs of fields of which one counts: who says the one takes back the other
+
     def __post_init__(self):
-        set_ = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
-        layers = self.layers if isinstance(self.layers, (tuple, list, range)) else (self.layers,)
-        set_("layers", tuple(sorted(set(layers))))
-        set_("contexts", tuple(self.contexts))
-        for name in ("start_average", "now_average"):
-            set_(name, getattr(self, name) or self.average)
-            if getattr(self, name) not in AVERAGES:
-                raise HyperError(f"{name} must be one of {', '.join(AVERAGES)}")
-        check_site(self.site)
-        rule(self.distribution)
-        context_weights(self.contexts, self.average)
-        for name in ("steps", "lr", "clamp"):
-            if not getattr(self, name) > 0:
-                raise HyperError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("weight_decay", "kl_factor", "early_stop", "lam", "ridge", "L2"):
-            value = getattr(self, name, 0)
-            if isinstance(value, (int, float)) and not value >= 0:
-                raise HyperError(f"{name} must not be negative, got {value}")
-        for name, allowed in (
-            ("decay", ("original", "relative")),
-            ("kl_position", ("subject", "end")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise HyperError(f"{name} must be one of {', '.join(allowed)}")
+        check(self)
+        for name in FOLLOW:
+            object.__setattr__(self, name, getattr(self, name) or self.average)
 
     def settle(self, model):
         """These hyper-parameters with layers for `model`, where none are given."""
         return self if self.layers else replace(self, layers=_guess(self, model.config))
+
+    def plain(self):
+        """All fields by name, as JSON can hold them."""
+        return {k: _name(v) if callable(v) else v for k, v in asdict(self).items()}
+
+    def record(self):
+        """The same, but None for what does not count beside another field: as an Edit has it."""
+        return self.plain()
 
     def preserve(self, statistics, layer):
         """The factored preservation that `solve` wants, from Statistics."""
@@ -115,7 +127,7 @@ class ROME(Hyper):
     site: str = "value"
     average: str = "uniform"
     clamp: float = 4.0
-    divide_by: str = "key"
+    divide_by: str = setting("key", choices=("key", "bare"))
     """"key": the same key everywhere (as r-ROME). "bare": the original code's denominator, the
     bare prompt's key, while the numerator has the mean key."""
 
@@ -125,8 +137,6 @@ class ROME(Hyper):
         super().__post_init__()
         if len(self.layers) > 1:
             raise HyperError(f"ROME edits one layer, got {list(self.layers)}")
-        if self.divide_by not in ("key", "bare"):
-            raise HyperError("divide_by must be 'key' or 'bare'")
 
     def solve(self, R, K, preserve, kept=None, bare=None):
         if kept is not None:
@@ -153,7 +163,7 @@ class ROME(Hyper):
 class MEMIT(Hyper):
     """Mass-editing memory (arXiv:2210.07229): least squares, a batch at once, several layers."""
 
-    lam: float = 15000.0
+    lam: float = setting(15000.0, above=0)
     """Weight of preservation [lambda]; multiplies the mean second moment C0."""
 
     def solve(self, R, K, preserve, kept=None):
@@ -169,17 +179,14 @@ class MEMIT(Hyper):
 class EMMET(Hyper):
     """Equality-constrained mass editing (arXiv:2403.14236): every fact exactly, a batch at once."""
 
-    ridge: float | str = "least"
+    ridge: float | str = setting("least", low=0, words=("least",))
     """Added to K^T C0^-1 K. 0: exact or an error. "least": 0 if the system can be solved as it is,
     else the smallest ridge that brings its condition number to 1e10. With a ridge the method is
     MEMIT with lam = ridge; the result says which ridge was used."""
-    ridge_of_one: float | str | None = None
+    ridge_of_one: float | str | None = setting(None, low=0, words=("least",))
     """Ridge for a batch of one fact; None: the same. The published code uses none there."""
 
-    def __post_init__(self):
-        super().__post_init__()
-        if isinstance(self.ridge, str) and self.ridge != "least":
-            raise HyperError(f"ridge must be a number or 'least', not {self.ridge!r}")
+    instead = (("ridge", "ridge_of_one"),)
 
     def solve(self, R, K, preserve, kept=None):
         ridge = self.ridge
@@ -203,14 +210,28 @@ class EMMET(Hyper):
 class AlphaEdit(Hyper):
     """Null-space constrained editing (arXiv:2410.02355): updates live where C0 is (almost) zero."""
 
-    L2: float = 10.0
+    L2: float = setting(10.0, above=0)
     """Weight of ||Delta||^2."""
-    threshold: float | None = 0.02
+    threshold: float | None = setting(0.02, above=0)
     """Eigenvalues of C0 below this count as null (absolute, as published) ..."""
-    energy: float | None = None
-    """... or, free of scale: the share of tr(C0) that null directions may hold (threshold=None)."""
+    energy: float | None = setting(None, low=0, below=1)
+    """... or, free of scale: the share of tr(C0) that null directions may hold. Where it is given
+    it counts, and no threshold does."""
 
     needs = "hard"
+    instead = (("threshold", "energy"), ("energy", "threshold"))
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.energy is None and self.threshold is None:
+            raise HyperError("give a threshold or an energy: which directions of C0 are null?")
+        if self.energy is not None and self.threshold not in (None, AlphaEdit.threshold):
+            raise HyperError(
+                f"give a threshold or an energy, not both ({self.threshold} and {self.energy})"
+            )
+
+    def record(self):
+        return super().record() | ({} if self.energy is None else {"threshold": None})
 
     def preserve(self, statistics, layer):
         threshold = None if self.energy is not None else self.threshold
@@ -224,7 +245,8 @@ class AlphaEdit(Hyper):
 class NullSpace(AlphaEdit):
     """Equality inside the null space of C0: exact, when the batch fits into it."""
 
-    L2: float = 0.0
+    L2: float = setting(0.0, low=0, high=0)
+    """None: its equality is exact."""
 
     def solve(self, R, K, preserve, kept=None):
         return objective.nullspace(R, K, preserve, kept=kept)
@@ -269,31 +291,49 @@ PRESETS = {
 PRESETS |= {(size, "nullspace"): PRESETS[size, "alphaedit"] for size in (_XL, _J, _LLAMA3)}
 
 
-def hyper(method, model, **overrides):
+def hyper(method, model, /, **overrides):
     """The hyper-parameters of `method` ("rome", "memit", ... or a Hyper) for `model`.
 
     Order: the method's defaults, the preset for this model (an embedded model carries its own),
-    then overrides. Without a preset of this method, the layers and the search for the target are
-    those of the model's MEMIT preset (for one fact at a time and for training: the layer of its
-    ROME preset); without that and without layers, the layers are a guess. Both with a warning.
+    then overrides, None included (layers=None: the preset's). Of two fields of which one counts
+    the given one does: threshold=... takes back the energy of a preset (see `instead`). Without a
+    preset of this method, the layers and the search for the target are those of the model's MEMIT
+    preset (for one fact at a time and for training: the layer of its ROME preset); without that
+    and without layers, the layers are a guess. Both with a warning.
     HyperError for an unknown method or field.
     """
     if isinstance(method, Hyper):
-        found = replace(method, **_known(type(method), overrides))
+        cls, given = type(method), {f.name: getattr(method, f.name) for f in fields(method)}
+        for name in FOLLOW:  # what was as `average` is as `average` still
+            given[name] = None if given[name] == given["average"] else given[name]
     else:
-        cls = METHODS.get(str(method).lower())
-        if cls is None:
-            raise HyperError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
         name = str(method).lower()
+        cls = METHODS.get(name)
+        if cls is None:
+            raise HyperError(
+                f"unknown method {shown(method)}; choose from {', '.join(METHODS)}"
+                f"{meant(name, METHODS)}"
+            )
         config = model.config
         size = (config.model_type, config.num_hidden_layers, config.hidden_size)
         exact = (*size, getattr(config, "vocab_size", None))
         size = exact if any(exact == known for known, _ in PRESETS) else size
-        preset = PRESETS.get((size, name)) or _borrowed(cls, name, size, overrides.get("layers"))
+        given = PRESETS.get((size, name)) or _borrowed(cls, name, size, overrides.get("layers"))
         own = card(model).get("preset", {})
-        preset = preset | (own.get("all", {}) if cls.shared else {}) | own.get(name, {})
-        found = cls(**preset | _known(cls, overrides))
-    return found.settle(model)
+        given = given | (own.get("all", {}) if cls.shared else {}) | own.get(name, {})
+    return cls(**_overridden(cls, given, overrides)).settle(model)
+
+
+def _overridden(cls, given, said):
+    """The values `given` (of a preset, or of another Hyper) with what the caller said."""
+    said = _known(cls, said)
+    named = {name for name, value in said.items() if value is not None}
+    for one, other in cls.instead:
+        if {one, other} <= named and (other, one) in cls.instead:
+            raise HyperError(f"give {one} or {other}, not both")
+        if one in named and other not in said:
+            given = {k: v for k, v in given.items() if k != other}
+    return given | said
 
 
 def _borrowed(cls, name, size, layers):
@@ -325,10 +365,20 @@ def _guess(h, config):
 
 
 def _known(cls, values):
+    """The fields of `cls` that the caller gave; HyperError for one that it has not."""
     names = [f.name for f in fields(cls)]
     for name in values:
         if name not in names:
             raise HyperError(
-                f"{cls.__name__} has no hyper-parameter {name!r}; it has {', '.join(names)}"
+                f"{cls.__name__} has no hyper-parameter {name!r}{meant(name, names)}; "
+                f"it has {', '.join(names)}"
             )
-    return {k: v for k, v in values.items() if v is not None}
+    layers = values.get("layers", ())
+    if layers is not None and "layers" in values and layer_numbers(layers) == ():
+        raise HyperError("layers is empty; leave it out, or None, for the layers of the preset")
+    return {k: v for k, v in values.items() if not (k == "layers" and v is None)}
+
+
+def _name(function):
+    """What a function is called in a record."""
+    return getattr(function, "__name__", type(function).__name__)

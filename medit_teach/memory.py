@@ -5,6 +5,7 @@ import warnings
 import torch
 
 from .errors import MeditError
+from .settings import whole
 
 
 class Room:
@@ -17,11 +18,11 @@ class Room:
                 done += room.size                        # so this is not reached, and it goes again
 
     A warning names the size that fitted, so that the next call can start with it. MeditError when
-    not even `least` fits.
+    not even `least` fits, HyperError if `size` is no whole number above 0.
     """
 
     def __init__(self, size, name, least=1):
-        self.size, self.name, self.least = max(size, least), name, least
+        self.size, self.name, self.least = max(whole(name, size, 1), least), name, least
         self.asked = self.size
 
     def __enter__(self):

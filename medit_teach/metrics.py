@@ -25,6 +25,7 @@ from .hooks import evaluating
 from .memory import Room
 from .models import why_not_finite
 from .processes import ALONE
+from .settings import MOST_SEED, number, shown, whole
 
 # name: (prompts, what is averaged); prompts E = rewrite, P = paraphrases, N = neighborhood
 SCORES = {
@@ -89,9 +90,9 @@ def _logprobs(model, tok, pairs, batch_size, processes=ALONE):
     for i, (ids, _) in enumerate(pairs):
         readers.setdefault(tuple(ids[:-1]), []).append(i)
     rows = sorted(readers, key=len)
-    share = processes.share(range(0, len(rows), batch_size))
-    mine = [ids for b in share for ids in rows[b : b + batch_size]]
     parts, room, done = [], Room(batch_size, "batch_size"), 0
+    share = processes.share(range(0, len(rows), room.size))
+    mine = [ids for b in share for ids in rows[b : b + room.size]]
     with torch.no_grad(), evaluating(model):
         while done < len(mine):
             with room:
@@ -219,7 +220,7 @@ def score(model, tok, facts, batch_size=64, resamples=1000, seed=0, level=0.95, 
     Intervals: `level` bootstrap over facts (`resamples` draws with `seed`). processes: as in
     target_logprobs.
     """
-    facts = as_facts(facts)
+    facts, (resamples, seed, level) = as_facts(facts), _draws(resamples, seed, level)
     asked = [  # (fact, kind, prompt, the true object there)
         (i, kind, prompt, true)
         for i, fact in enumerate(facts)
@@ -298,11 +299,28 @@ def bootstrap(values, n=1000, seed=0, level=0.95):
 
     values (m,), numbers, NaN left out. n: draws.
     """
-    values = np.asarray(values, dtype=float)
+    values, (n, seed, level) = _numbers("values", values), _draws(n, seed, level)
+    return _interval(values.mean(), _resampled(values[:, None], n, seed)[:, 0], level)
+
+
+def _numbers(name, values):
+    """Numbers (m,), those that are NaN left out; MeditError unless at least one is left."""
+    try:
+        values = np.asarray(values, dtype=float)
+    except (TypeError, ValueError, RuntimeError):
+        raise MeditError(f"{name} must be numbers, not {shown(values)}") from None
+    if values.ndim != 1:
+        raise MeditError(f"{name} must be a list of numbers, not of shape {values.shape}")
     values = values[~np.isnan(values)]
     if not len(values):
-        raise MeditError("bootstrap needs at least one value")
-    return _interval(values.mean(), _resampled(values[:, None], n, seed)[:, 0], level)
+        raise MeditError(f"{name} must hold at least one number")
+    return values
+
+
+def _draws(n, seed, level):
+    """How often, with which seed, and for which interval values are drawn again; or HyperError."""
+    n, seed = whole("the number of draws", n, 1, 10**6), whole("seed", seed, 0, MOST_SEED)
+    return n, seed, number("level", level, above=0, below=1)
 
 
 def _resampled(values, n, seed):

@@ -32,8 +32,10 @@ from functools import cached_property
 import torch
 
 from .errors import MeditError, SingularError
+from .settings import number, shown, tensor
 
 MAX_CONDITION = 1e13  # above this a float64 solve keeps fewer than three correct digits
+LEAST_GAIN = 1e-6  # below this an update divided by another key is mostly noise
 
 
 # ------------------------------------------------------------------ the two losses
@@ -44,6 +46,9 @@ def residual(W, b, K, V):
 
     W (d_out, d_in), b (d_out,) or None, K (d_in, E), V (d_out, E); returns R (d_out, E).
     """
+    _agree(W, V, K, "W", "V")
+    if b is not None and b.shape != W.shape[:1]:
+        raise MeditError(f"b must have {len(W)} entries, its shape is {tuple(b.shape)}")
     out = W @ K
     return V - (out if b is None else out + b[:, None])
 
@@ -54,6 +59,7 @@ def preservation(Delta, C0):
     Delta (d_out, d_in), C0 (d_in, d_in); returns a scalar. EMMET paper, the preservation term of
     its preservation-memorization objective.
     """
+    _agree(Delta, Delta, C0, "Delta", "Delta")
     return ((Delta @ C0) * Delta).sum()
 
 
@@ -62,6 +68,7 @@ def memorization(Delta, R, K):
 
     Delta (d_out, d_in), R (d_out, E), K (d_in, E); returns a scalar.
     """
+    _agree(Delta, R, K, "Delta", "R")
     return ((R - Delta @ K) ** 2).sum()
 
 
@@ -128,7 +135,7 @@ def factor(C0):
     C0 = _square(C0)
     L, info = torch.linalg.cholesky_ex(C0)
     condition = _condition(L, rounds=3) if info == 0 else float("inf")  # finds a null direction
-    if condition > MAX_CONDITION:
+    if not condition <= MAX_CONDITION:  # also when it is NaN
         raise SingularError(
             f"C0 ({C0.shape[0]} x {C0.shape[0]}) is singular to working precision "
             f"(condition number {condition:.1e}); collect it from more tokens than it has "
@@ -147,6 +154,8 @@ def null_space(C0, threshold=None, energy=None):
     """
     if (threshold is None) == (energy is None):
         raise MeditError("give exactly one of threshold and energy")
+    threshold = number("threshold", threshold, none=True, error=MeditError)
+    energy = number("energy", energy, low=0, none=True, error=MeditError)
     values, vectors = torch.linalg.eigh(_square(C0))  # ascending
     if energy is not None:
         keep = int((values.clamp(min=0).cumsum(0) <= energy * values.sum()).sum())
@@ -157,6 +166,11 @@ def null_space(C0, threshold=None, energy=None):
             f"no direction of C0 counts as null (smallest eigenvalue {values[0]:.1e}); "
             "raise threshold or energy"
         )
+    if keep == len(values):
+        raise MeditError(
+            f"all {keep} directions of C0 count as null, so that nothing would be preserved "
+            f"(largest eigenvalue {values[-1]:.1e}); lower threshold or energy"
+        )
     condition = float(values[-1] / values[0]) if values[0] > 0 else float("inf")
     return HardPreservation(vectors[:, :keep].contiguous(), condition, float(values[keep - 1]))
 
@@ -166,8 +180,7 @@ def shrink(C0, alpha):
 
     In the book eq:keys-shrinkage.
     """
-    if not 0 <= alpha <= 1:
-        raise MeditError(f"alpha must lie in [0, 1], not {alpha}")
+    alpha = number("alpha", alpha, low=0, high=1, what="in [0, 1]", error=MeditError)
     C0 = _square(C0)
     eye = torch.eye(len(C0), dtype=C0.dtype, device=C0.device)
     return (1 - alpha) * C0 + alpha * C0.trace() / len(C0) * eye
@@ -216,21 +229,14 @@ def solve(R, K, preserve, ridge=0.0, kept=None):
     Raises SingularError (with the condition number) when the system has no unique solution:
     duplicate keys, or more keys than directions, with ridge 0.
     """
-    R, K = _float64(R), _float64(K)
-    kept = K[:, :0] if kept is None else _float64(kept)
+    R = tensor("R", R, None, None)
+    K = _keys(K, preserve)
+    keys = _behind(kept, K, preserve)
     if R.shape[1] != K.shape[1]:
         raise MeditError(f"R has {R.shape[1]} columns and K has {K.shape[1]}; both need one a fact")
-    if not 0 <= ridge < float("inf"):
-        raise MeditError(f"ridge (lam) must be finite and not negative, got {ridge}")
-    for name, X in (("R", R), ("K", K), ("kept", kept)):
-        if not torch.isfinite(X).all():
-            raise MeditError(f"{name} contains NaN or infinite numbers")
-    d_in = _d_in(preserve)
-    for X in (K, kept):
-        if X.shape[0] != d_in:
-            raise MeditError(f"keys have {X.shape[0]} dimensions, C0 has {d_in}")
+    ridge = number("ridge (lam)", ridge, low=0, error=MeditError)
     E = K.shape[1]
-    Z, BZ = _whitened(preserve, torch.cat([kept, K], 1))
+    Z, BZ = _whitened(preserve, keys)
     p, n = Z.shape
     if n > p and ridge == 0:
         raise SingularError(_why_singular(Z, n - E, float("inf")))
@@ -239,7 +245,7 @@ def solve(R, K, preserve, ridge=0.0, kept=None):
     S = S + ridge * torch.eye(len(S), dtype=S.dtype, device=S.device)
     L, info = torch.linalg.cholesky_ex(S)
     condition = _condition(L) if info == 0 else float("inf")
-    if condition > MAX_CONDITION:
+    if not condition <= MAX_CONDITION:  # also when it is NaN
         raise SingularError(_why_singular(Z, n - E, condition), condition)
     if primal:
         right = torch.cholesky_solve(BZ.T, L).T
@@ -253,7 +259,7 @@ def least_ridge(K, preserve, condition=1e10, kept=None):
 
     With lo and hi the extreme eigenvalues of Z^T Z: (hi + ridge) / (lo + ridge) <= condition.
     """
-    K = _float64(K) if kept is None else torch.cat([_float64(kept), _float64(K)], 1)
+    K = _behind(kept, _keys(K, preserve), preserve)
     Z, _ = _whitened(preserve, K)
     p, n = Z.shape
     values = torch.linalg.eigvalsh(Z.T @ Z if n <= p else Z @ Z.T)
@@ -267,11 +273,11 @@ def least_ridge(K, preserve, condition=1e10, kept=None):
 def memit(R, K, C0, lam, kept=None):
     """Delta = R K^T (lam C0 + K K^T)^-1, the minimiser of lam * preservation + memorization.
 
-    R (d_out, E), K (d_in, E), C0 (d_in, d_in) or factor(C0), lam > 0. MEMIT paper, eq. 14;
+    R (d_out, E), K (d_in, E), C0 (d_in, d_in) or factor(C0), lam > 0 (emmet is the limit
+    lam -> 0). MEMIT paper, eq. 14;
     in the book eq:memit-solution.
     """
-    if not lam > 0:
-        raise MeditError(f"lam must be positive, got {lam}; emmet is the limit lam -> 0")
+    lam = number("lam", lam, above=0, error=MeditError)
     return solve(R, K, _soft(C0), ridge=lam, kept=kept)
 
 
@@ -293,11 +299,17 @@ def rome(r, k, C0, divide_by=None):
     over contexts; then Delta k is not r any more (the asymmetry that r-ROME, arXiv:2403.07175,
     removes). In the book eq:rome-solution and eq:rome-bug.
     """
-    r, k = _float64(r).reshape(-1, 1), _float64(k).reshape(-1, 1)
+    r, k = _column("r", r), _column("k", k)
     solution = solve(r, k, _soft(C0))
     if divide_by is None:
         return solution
-    gain = float(_float64(divide_by).reshape(-1) @ solution.right[:, 0])  # k_d.u / k.u
+    other = _keys(_column("divide_by", divide_by), solution.preserve, "divide_by")
+    gain = float(other[:, 0] @ solution.right[:, 0])  # k_d.u / k.u
+    if not abs(gain) > LEAST_GAIN:
+        raise SingularError(
+            f"the key to divide by is orthogonal to the update's own (gain {gain:.1e}): the update "
+            "would have no bound; divide by the key itself"
+        )
     note = f"divided by another key: Delta k = {1 / gain:.3g} r"
     return replace(solution, right=solution.right / gain, notes=(note,))
 
@@ -306,11 +318,10 @@ def alphaedit(R, K, C0, L2, threshold=None, energy=None, kept=None):
     """Delta = R K^T P (K K^T P + L2 I)^-1, P = U U^T the projector onto the null space of C0.
 
     Minimises memorization + L2 ||Delta||^2 (+ ||Delta kept||^2) over updates with Delta = Delta P.
-    C0 may be null_space(C0, ...). AlphaEdit paper, its closed form for sequential editing;
-    in the book eq:alphaedit-solution.
+    L2 > 0 (nullspace is the limit L2 -> 0). C0 may be null_space(C0, ...). AlphaEdit paper, its
+    closed form for sequential editing; in the book eq:alphaedit-solution.
     """
-    if not L2 > 0:
-        raise MeditError(f"L2 must be positive, got {L2}; nullspace is the limit L2 -> 0")
+    L2 = number("L2", L2, above=0, error=MeditError)
     return solve(R, K, _hard(C0, threshold, energy), ridge=L2, kept=kept)
 
 
@@ -343,20 +354,45 @@ def _whitened(preserve, K):
     return last[1:]
 
 
-def _d_in(preserve):
-    return (preserve.L if isinstance(preserve, SoftPreservation) else preserve.U).shape[0]
+def _agree(A, B, X, a, b):
+    """MeditError unless A X can be compared with B entry by entry, so that nothing is repeated."""
+    for name, Y in ((a, A), (b, B), ("the other factor", X)):
+        if not isinstance(Y, torch.Tensor):
+            raise MeditError(f"{name} must be a tensor, not {shown(Y)}")
+    if A.ndim != 2 or A.shape[1:] != X.shape[:1] or B.shape != (len(A), *X.shape[1:]):
+        raise MeditError(
+            f"{a} {tuple(A.shape)} times {tuple(X.shape)} cannot be compared with {b} "
+            f"{tuple(B.shape)}"
+        )
 
 
-def _float64(X):
-    return X.to(torch.float64)
+def _keys(K, preserve, name="K"):
+    """Keys (d_in, E) as float64; MeditError unless they have the dimensions that C0 has."""
+    if not isinstance(preserve, (SoftPreservation, HardPreservation)):
+        raise MeditError(f"give factor(C0) or null_space(C0, ...), not {shown(preserve)}")
+    K = tensor(name, K, None, None)
+    d_in = (preserve.L if isinstance(preserve, SoftPreservation) else preserve.U).shape[0]
+    if len(K) != d_in:
+        raise MeditError(f"keys have {len(K)} dimensions, C0 has {d_in}")
+    return K
+
+
+def _behind(kept, K, preserve):
+    """The keys K behind those that are kept (d_in, M), if there are any."""
+    none = kept is None or (isinstance(kept, torch.Tensor) and kept.shape[1:] == (0,))
+    return K if none else torch.cat([_keys(kept, preserve, "kept"), K], 1)
+
+
+def _column(name, x):
+    """A vector, or a matrix of one column, as (d, 1) float64."""
+    x = x[:, 0] if getattr(x, "ndim", 1) == 2 and x.shape[1] == 1 else x
+    return tensor(name, x, None)[:, None]
 
 
 def _square(C0):
-    C0 = _float64(C0)
-    if C0.ndim != 2 or C0.shape[0] != C0.shape[1]:
+    C0 = tensor("C0", C0, None, None)
+    if C0.shape[0] != C0.shape[1]:
         raise MeditError(f"C0 must be square (d_in, d_in), got shape {tuple(C0.shape)}")
-    if not torch.isfinite(C0.sum()):
-        raise MeditError("C0 contains NaN or infinite numbers")
     return (C0 + C0.T).mul_(0.5)
 
 

@@ -18,6 +18,7 @@ import torch
 from .errors import MeditError
 
 LAUNCH = "accelerate launch --multi_gpu --num_processes 2 -m medit_teach"
+LONGEST = 366 * 24 * 60  # minutes
 MINUTES = 30.0  # that a process waits for the others, unless MEDIT_TIMEOUT says otherwise
 
 
@@ -94,21 +95,32 @@ def joined():
 
 def launched():
     """Whether a launcher (accelerate, torchrun) started this process together with others."""
-    return "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return "LOCAL_RANK" in os.environ and _told("WORLD_SIZE", 1) > 1
+
+
+def _told(name, default):
+    """The whole number that a launcher gave in the environment; MeditError for anything else."""
+    text = os.environ.get(name, str(default))
+    if not text.strip().isdecimal():
+        raise MeditError(f"{name} is a whole number that a launcher gives, not {text!r}")
+    return int(text)
 
 
 def title():
     """What this process calls itself in an error: "medit-teach", with its number if launched."""
-    if not launched():
-        return "medit-teach"
-    return f"medit-teach (process {int(os.environ['RANK']) + 1} of {os.environ['WORLD_SIZE']})"
+    try:
+        if launched():
+            return f"medit-teach (process {_told('RANK', 0) + 1} of {_told('WORLD_SIZE', 1)})"
+    except MeditError:  # which the command itself tells
+        pass
+    return "medit-teach"
 
 
 def minutes():
     """MEDIT_TIMEOUT in minutes, or MINUTES; MeditError if it is no positive number."""
     text = os.environ.get("MEDIT_TIMEOUT") or str(MINUTES)
     try:
-        if (found := float(text)) > 0:
+        if 0 < (found := float(text)) <= LONGEST:
             return found
     except ValueError:
         pass

@@ -26,6 +26,7 @@ from .kept import Damaged, Unwritable, write_whole
 from .memory import Room, ran_out
 from .models import View, fingerprint, why_not_finite
 from .processes import ALONE
+from .settings import dtype_of, layer_numbers, truth, whole
 
 SAVE_EVERY = 30.0  # seconds of work between two saves of what is unfinished, or
 SAVE_SHARE = 20.0  # times as long as the last save took, where that is more
@@ -337,7 +338,13 @@ def second_moment(
     progress: show a bar. processes: each reads its share of the batches, all have the whole C0.
     StatisticsError if there are fewer tokens than key dimensions, which would make C0 singular.
     """
-    view, layers = View(model), sorted(set(layers))
+    view, layers = View(model), layer_numbers(layers, StatisticsError)
+    if not layers:
+        raise StatisticsError("no layer was given: which layers' keys shall be read?")
+    tokens = whole("tokens", tokens, 1, error=StatisticsError)
+    batch_tokens = whole("batch_tokens", batch_tokens, 1, error=StatisticsError)
+    dtype = dtype_of("dtype", dtype, StatisticsError)
+    one_at_a_time = truth("one_at_a_time", one_at_a_time, StatisticsError)
     if one_at_a_time and not cache:
         raise StatisticsError("one_at_a_time keeps C0 on the disk: give cache=True or a folder")
     d_in = max(view.weight(layer).shape[1] for layer in layers)

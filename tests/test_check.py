@@ -200,3 +200,20 @@ def test_free_directions(capsys):
     for careless in (lambda K0: K0.shape[0] - K0.shape[1], lambda K0: 0):
         ok, text = verdict(capsys, check.free_directions, careless)
         assert ok is False and "you count" in text
+
+
+def test_no_two_exercises_have_one_name():
+    """`passed` knows a check by its name."""
+    import importlib
+    import pkgutil
+
+    for module in pkgutil.iter_modules(check.__path__):
+        importlib.import_module(f"{check.__name__}.{module.name}")
+    assert len(check.core._modules) > 100
+
+    def rank_one(answer):
+        return "a second one"
+
+    with pytest.raises(NameError, match="has a check rank_one already"):
+        check.exercise(rank_one)
+    assert check.categories.interval.__name__ != check.good_edit.interval.__name__

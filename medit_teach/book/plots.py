@@ -3,6 +3,8 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
+from ..errors import MeditError
+
 KEYS, VALUES, RESIDUAL, C0 = "#0072B2", "#D55E00", "#CC79A7", "#009E73"
 INK, SOFT = "#22272E", "#8A929C"
 
@@ -13,6 +15,31 @@ def _figure(width=6.4, height=4.0):
     plt.close(figure)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _styled(series, styles):
+    """[(one of the series, its style)], none left out and no two alike.
+
+    styles: tuples of one look each (mark, dash, colour ...). Where they end they begin again, each
+    part but the first one style further on. MeditError for more series than can be told apart so,
+    and for none.
+    """
+    series, styles = list(series), list(styles)
+    n = len(styles)
+    _some(series)
+    if len(series) > n * n:
+        raise MeditError(f"{len(series)} lines, but only {n * n} can be told apart; draw fewer")
+    looks = [
+        (styles[i % n][0], *(part for part in styles[(i + i // n) % n][1:]))
+        for i in range(len(series))
+    ]
+    return list(zip(series, looks, strict=True))
+
+
+def _some(data):
+    """MeditError if there is nothing in what is to be drawn."""
+    if not len(data):
+        raise MeditError("there is nothing to draw")
 
 
 def tradeoff(preserved, missed, marks=(), points=()):
@@ -45,6 +72,7 @@ def first_edit(panels):
 
     panels: (title, [(object, probability before, probability after), ...]), one for each prompt.
     """
+    _some(panels)
     figure, axes = plt.subplots(
         1, len(panels), figsize=(6.6, 2.5), sharex=True, layout="constrained", squeeze=False
     )
@@ -123,11 +151,13 @@ def plane(K0, k, directions):
     One panel a direction: the arrows k and u, the line of keys that an update along u leaves
     alone, and each old key shaded by the share of the residual that it receives.
     """
+    _some(directions)
     figure, panels = plt.subplots(
         1, len(directions), figsize=(3.6 * len(directions), 3.7), layout="constrained",
-        sharex=True, sharey=True,
+        sharex=True, sharey=True, squeeze=False,
     )  # fmt: skip
     plt.close(figure)
+    panels = panels[0]
     reach = 1.15 * float(abs(K0).max())
     for axes, (name, u) in zip(panels, directions, strict=True):
         share = abs(u @ K0 / (u @ k))
@@ -158,8 +188,7 @@ def strips(groups, series, xlabel):
     """
     figure, axes = _figure(6.8, 0.75 * len(groups) + 1.3)
     marks = (("o", VALUES), ("s", SOFT), ("D", C0))
-    for s, (name, values) in enumerate(series.items()):
-        mark, colour = marks[s % len(marks)]
+    for s, ((name, values), (mark, colour)) in enumerate(_styled(series.items(), marks)):
         for g, x in enumerate(values):
             low, first, middle, third, high = (
                 float(v) for v in np.quantile(np.asarray(x), (0.05, 0.25, 0.5, 0.75, 0.95))
@@ -186,7 +215,7 @@ def curves(x, lines, xlabel, ylabel, log=False, ylim=None, mark=None, above=Fals
     """
     figure, axes = _figure()
     styles = (("o", "-", VALUES), ("s", "--", KEYS), ("^", ":", C0), ("D", "-.", RESIDUAL))
-    for (name, points), (marker, style, colour) in zip(lines.items(), styles, strict=False):
+    for (name, points), (marker, style, colour) in _styled(lines.items(), styles):
         known = [(at, *p) for at, p in zip(x, points, strict=True) if p[0] is not None]
         if known:
             at, middle, low, high = map(np.array, zip(*known, strict=True))
@@ -218,11 +247,11 @@ def blow_up(echoes):
     echoes: {name of a group: its values}.
     """
     figure, axes = _figure(6.4, 3.6)
-    lowest = min(0.2, *(float(min(x)) for x in echoes.values()))
+    lowest = min([0.2, *(float(min(x)) for x in echoes.values())])
     at = np.linspace(max(lowest, 0.02) * 0.9, 1.5, 300)
     axes.plot(at, 1 / at, color=INK, linewidth=1.2, zorder=1)
     styles = (("o", VALUES), ("x", KEYS), ("^", C0))
-    for (name, x), (marker, colour) in zip(echoes.items(), styles, strict=False):
+    for (name, x), (marker, colour) in _styled(echoes.items(), styles):
         x = np.asarray(x)
         axes.plot(x, 1 / x, marker, color=colour, label=name, markersize=6, alpha=0.75)
     axes.axhline(1, color=SOFT, linewidth=0.8, linestyle=":")
@@ -245,7 +274,7 @@ def dial(lam, now, curve, lams, scores):
     left.set_ylabel("share of the residual left")
     left.set_xlim(left=0)
     left.set_ylim(-0.03, 1.05)
-    for (name, values), (marker, style, colour) in zip(scores.items(), STYLES, strict=False):
+    for (name, values), (marker, style, colour) in _styled(scores.items(), STYLES):
         if values[0][0] is not None:
             middle, low, high = zip(*values, strict=True)
             right.fill_between(lams, low, high, color=colour, alpha=0.13, linewidth=0)
@@ -326,7 +355,7 @@ def percent_curves(x, series, xlabel, mark=None):
     series: {name: [(value, low, high) at each x]}. mark: (x, text), a vertical line with its name.
     """
     figure, axes = _figure()
-    for (name, values), (marker, line, colour) in zip(series.items(), STYLES, strict=False):
+    for (name, values), (marker, line, colour) in _styled(series.items(), STYLES):
         mid, low, high = zip(*values, strict=True)
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(x, mid, line, marker=marker, color=colour, markersize=5, label=name)
@@ -341,11 +370,13 @@ def percent_curves(x, series, xlabel, mark=None):
     return figure
 
 
-def census(rows, xlabel="right answers in percent"):
+def census(rows, xlabel="right answers in percent", limits=(0, 100)):
     """Two marks a row, open before and full after, each with its interval.
 
-    rows: [(name, (value, low, high) before, (value, low, high) after)], the first on top.
+    rows: [(name, (value, low, high) before, (value, low, high) after)], the first on top, in the
+    unit that xlabel tells. limits: the least and the largest value there can be; None: as drawn.
     """
+    _some(rows)
     figure, axes = _figure(6.8, 0.9 + 0.5 * len(rows))
     for y, (_, *pair) in enumerate(rows):
         both = (("before", SOFT, "white", -0.13), ("after", VALUES, VALUES, 0.13))
@@ -355,30 +386,34 @@ def census(rows, xlabel="right answers in percent"):
                       label=label if y == 0 else None)  # fmt: skip
     axes.set_yticks(range(len(rows)), [row[0] for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(-3, 103)
+    if limits:
+        axes.set_xlim(limits[0] - 3, limits[1] + 3)
     axes.set_xlabel(f"{xlabel} (line: 95% interval)")
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=2)
     return figure
 
 
-def side_by_side(table, names):
+def side_by_side(table, names, unit="percent"):
     """Methods as rows, one panel a measure (three beside each other), a mark with its interval.
 
-    table: {method: {measure: (value, low, high) or None}}, percent; names: the measures, in order.
+    table: {method: {measure: (value, low, high) or None}}; names: the measures, in order. unit: of
+    all values; a panel of percent shows 0 to 100, of any other unit what there is.
     """
+    _some(names)
     down, across = -(-len(names) // 3), min(3, len(names))
     figure, panels = plt.subplots(down, across, figsize=(7.0, 2.8 * down), sharey=True,
                                   layout="constrained", squeeze=False)  # fmt: skip
     plt.close(figure)
-    for axes, name in zip(panels.flat, names, strict=False):
+    for axes, name in zip(panels.flat[: len(names)], names, strict=True):
         for y, values in enumerate(table.values()):
             if values.get(name) is not None:
                 mid, low, high = values[name]
                 axes.plot([low, high], [y, y], color=VALUES, linewidth=2)
                 axes.plot(mid, y, "o", color=VALUES, markersize=7)
         axes.set_title(name, fontsize=10)
-        axes.set_xlim(-6, 106)
-        axes.set_xticks([0, 50, 100])
+        if unit == "percent":
+            axes.set_xlim(-6, 106)
+            axes.set_xticks([0, 50, 100])
         axes.grid(axis="x", color=SOFT, alpha=0.3, linewidth=0.8)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
@@ -386,7 +421,7 @@ def side_by_side(table, names):
         axes.set_visible(False)
     panels[0, 0].set_yticks(range(len(table)), list(table))
     panels[0, 0].set_ylim(len(table) - 0.5, -0.5)
-    figure.supxlabel("percent (line: 95% interval)", fontsize=10)
+    figure.supxlabel(f"{unit} (line: 95% interval)", fontsize=10)
     return figure
 
 
@@ -396,6 +431,7 @@ def novelty(share, d_in):
     share: list of numbers in [0, 1]; d_in: dimensions of a key, where nothing can be new any more.
     """
     figure, axes = _figure(height=3.6)
+    _some(share)
     share = [float(x) for x in share]
     width = min(25, len(share))
     mean = [sum(share[i : i + width]) / width for i in range(len(share) - width + 1)]
@@ -417,6 +453,7 @@ def gram_spectrum(spectra, ridges, d_in):
     spectra: {batch size: eigenvalues}; ridges: numbers; d_in: the unit of the right-hand axis.
     """
     figure, axes = _figure(height=4.0)
+    _some(spectra)
     for shade, (n, values) in enumerate(spectra.items()):
         values = sorted(values, reverse=True)
         rank = [(i + 0.5) / n for i in range(n)]
@@ -455,14 +492,13 @@ def batches(rows, by, scores=("S", "NM")):
     rows: dicts with "batch", `by` and the scores, each a number or [value, low, high]; the
     interval is drawn as a band.
     """
+    _some(scores)
     size = (6.4, 0.8 + 2.0 * len(scores))
     figure, all_axes = plt.subplots(len(scores), figsize=size, sharex=True, layout="constrained")
     plt.close(figure)
     styles = ((VALUES, "-", "o"), (RESIDUAL, "--", "s"), (KEYS, "-", "D"), (C0, ":", "^"))
     for name, axes in zip(scores, [all_axes] if len(scores) == 1 else all_axes, strict=True):
-        for line, (colour, style, mark) in zip(
-            dict.fromkeys(r[by] for r in rows), styles, strict=False
-        ):
+        for line, (colour, style, mark) in _styled(dict.fromkeys(r[by] for r in rows), styles):
             mine = sorted((r for r in rows if r[by] == line), key=lambda r: r["batch"])
             x = [r["batch"] for r in mine]
             y = [r[name] if isinstance(r[name], list) else [r[name]] for r in mine]
@@ -507,7 +543,7 @@ def knob(settings, probabilities, usual):
     """
     figure, axes = _figure(6.4, 3.4)
     styles = (("-", VALUES), ("--", KEYS), (":", C0))
-    for (name, values), (style, colour) in zip(probabilities.items(), styles, strict=False):
+    for (name, values), (style, colour) in _styled(probabilities.items(), styles):
         axes.plot(settings, values, style, color=colour, linewidth=2, label=name)
     axes.axvspan(min(settings), usual, color=SOFT, alpha=0.18, linewidth=0, label="seen in text")
     axes.set_ylim(0, 1)
@@ -524,13 +560,14 @@ def heat_maps(panels, rows, label, bold=(), xlabel="layer", percent=True):
     panels: {title: (rows, layers) array}, NaN where nothing was measured. rows: names of the rows;
     bold: those to point out. label: what darkness means.
     """
+    _some(panels)
     wide = 1.6 + 2.0 * len(panels)
     figure, all_axes = plt.subplots(
         1, len(panels), figsize=(wide, 0.26 * len(rows) + 1.4), layout="constrained", squeeze=False
     )
     plt.close(figure)
     scale = 100 if percent else 1
-    low = min(0.0, *(scale * float(np.nanmin(x)) for x in panels.values()))
+    low = min([0.0, *(scale * float(np.nanmin(x)) for x in panels.values())])
     high = max(scale * float(np.nanmax(x)) for x in panels.values())
     for axes, (title, values) in zip(all_axes[0], panels.items(), strict=True):
         picture = axes.imshow(
@@ -558,7 +595,7 @@ def cloud(x, y, groups, xlabel, ylabel, names):
     x, y, groups = map(np.asarray, (x, y, groups))
     rest = ~np.isin(groups, list(names))
     axes.plot(x[rest], y[rest], ".", color=SOFT, markersize=3, alpha=0.6)
-    for (group, name), marker, colour in zip(names.items(), MARKS, COLOURS, strict=False):
+    for (group, name), (marker, colour) in _styled(names.items(), zip(MARKS, COLOURS, strict=True)):
         chosen = groups == group
         axes.plot(x[chosen], y[chosen], marker, color=colour, label=name, markersize=5, alpha=0.75)
     axes.set_xlabel(xlabel)
@@ -568,10 +605,8 @@ def cloud(x, y, groups, xlabel, ylabel, names):
 
 
 def clouds(points, xlabel, ylabel):
-    """One panel a name, with common axes: {name: (x, y)}; the others' points in grey behind.
-
-    At most six names.
-    """
+    """One panel a name, with common axes: {name: (x, y)}; the others' points in grey behind."""
+    _some(points)
     down, across = -(-len(points) // 3), min(3, len(points))
     figure, panels = plt.subplots(
         down, across, figsize=(0.8 + 2.4 * across, 0.6 + 2.2 * down), sharex=True, sharey=True,
@@ -579,7 +614,9 @@ def clouds(points, xlabel, ylabel):
     )  # fmt: skip
     plt.close(figure)
     styles = zip(MARKS, COLOURS, strict=True)
-    for axes, name, (mark, colour) in zip(panels.flat, points, styles, strict=False):
+    for axes, (name, (mark, colour)) in zip(
+        panels.flat[: len(points)], _styled(points, styles), strict=True
+    ):
         for x, y in points.values():
             axes.plot(x, y, ".", color=SOFT, markersize=3, alpha=0.5)
         axes.plot(*points[name], mark, color=colour, markersize=6, alpha=0.75)
@@ -600,7 +637,8 @@ MARKS = "osv^DP"
 def log_curves(lines, xlabel, ylabel):
     """Falling numbers on a logarithmic scale: {name: (x, y)}."""
     figure, axes = _figure()
-    for (name, (x, y)), dash, colour in zip(lines.items(), DASHES, COLOURS, strict=False):
+    styles = zip(DASHES, COLOURS, strict=True)
+    for (name, (x, y)), (dash, colour) in _styled(lines.items(), styles):
         y = np.maximum(np.asarray(y, dtype=float), 1e-30)
         axes.plot(x, y, linestyle=dash, color=colour, linewidth=1.8, label=name)
     axes.set_yscale("log")
@@ -617,9 +655,8 @@ def bands(lines, xlabel, ylabel, mark=None):
     """
     figure, axes = _figure(6.8, 3.8)
     marks = ("o", "s", "^", "", "D", "x")
-    for (name, (x, y)), dash, colour, point in zip(
-        lines.items(), DASHES, COLOURS, marks, strict=False
-    ):
+    styles = zip(DASHES, COLOURS, marks, strict=True)
+    for (name, (x, y)), (dash, colour, point) in _styled(lines.items(), styles):
         middle, low, high = zip(*y, strict=True)
         axes.plot(x, middle, linestyle=dash, marker=point, color=colour, label=name, markersize=5)
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -664,9 +701,8 @@ def roc(detectors):
     from sklearn.metrics import roc_curve
 
     figure, axes = _figure(5.6, 4.4)
-    for (name, (positive, negative)), dash, colour in zip(
-        detectors.items(), DASHES, COLOURS, strict=False
-    ):
+    styles = zip(DASHES, COLOURS, strict=True)
+    for (name, (positive, negative)), (dash, colour) in _styled(detectors.items(), styles):
         truth = [1] * len(positive) + [0] * len(negative)
         alarms, hits, _ = roc_curve(truth, [*positive, *negative])
         axes.plot(100 * alarms, 100 * hits, linestyle=dash, color=colour, linewidth=1.8, label=name)
@@ -682,9 +718,10 @@ def by_size(rows, labels, measures, mark=None, xlabel="facts in the batch"):
     """One panel a measure against the number of facts, one line a label; bands are intervals.
 
     rows: records of a sweep (medit_teach.study.experiments). labels: {label of the records: its
-    name in the legend}, at most six. measures: {field of the records: (label of its axis,
-    logarithmic)}. mark: (size, text), a vertical line with its name.
+    name in the legend}. measures: {field of the records: (label of its axis, logarithmic)}.
+    mark: (size, text), a vertical line with its name.
     """
+    _some(measures)
     down, across = -(-len(measures) // 2), min(2, len(measures))
     figure, panels = plt.subplots(
         down, across, figsize=(3.7 * across, 0.6 + 2.5 * down), sharex=True, layout="constrained",
@@ -692,8 +729,8 @@ def by_size(rows, labels, measures, mark=None, xlabel="facts in the batch"):
     )  # fmt: skip
     plt.close(figure)
     styles = zip(COLOURS, DASHES, "os^D*x", strict=True)
-    for (label, name), (colour, dash, point) in zip(labels.items(), styles, strict=False):
-        for axes, field in zip(panels.flat, measures, strict=False):
+    for (label, name), (colour, dash, point) in _styled(labels.items(), styles):
+        for axes, field in zip(panels.flat[: len(measures)], measures, strict=True):
             mine = [r for r in rows if r["label"] == label and r.get(field) is not None]
             mine.sort(key=lambda r: r["size"])
             x = [r["size"] for r in mine]
@@ -704,7 +741,8 @@ def by_size(rows, labels, measures, mark=None, xlabel="facts in the batch"):
             axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
     sizes = {r["size"] for r in rows if r["label"] in labels}
     ticks = sorted(sizes if len(sizes) < 6 else sizes & {4**i for i in range(9)})
-    for axes, (title, logarithmic) in zip(panels.flat, measures.values(), strict=False):
+    titles = measures.values()
+    for axes, (title, logarithmic) in zip(panels.flat[: len(titles)], titles, strict=True):
         axes.set_ylabel(title)
         axes.set_yscale("log" if logarithmic else "linear")
         axes.set_xscale("log")
@@ -731,10 +769,12 @@ def price_lists(used, prices):
     used: eigenvalues of C0, ascending. prices: {method: (d,) prices}; an infinite one is a wall.
     """
     figure, axes = _figure(6.4, 3.8)
+    _some(prices)
     used = np.asarray(used, dtype=float)
     everything = np.concatenate([np.asarray(p, dtype=float) for p in prices.values()])
     top = 3 * everything[np.isfinite(everything)].max()
-    for (name, price), dash, colour in zip(prices.items(), DASHES, COLOURS, strict=False):
+    styles = zip(DASHES, COLOURS, strict=True)
+    for (name, price), (dash, colour) in _styled(prices.items(), styles):
         price = np.asarray(price, dtype=float)
         open_ = np.isfinite(price)
         x, y = used[open_], price[open_]
@@ -759,11 +799,11 @@ def solvers(curves, points, relatives):
     """
     figure, axes = _figure(6.8, 4.6)
     styles = zip((VALUES, INK, KEYS, C0), ("-", ":", "--", "-."), strict=True)
-    for (name, dial), (colour, dash) in zip(curves.items(), styles, strict=False):
+    for (name, dial), (colour, dash) in _styled(curves.items(), styles):
         price, left = zip(*dial, strict=True)
         axes.plot(price, left, linestyle=dash, color=colour, linewidth=2, label=name)
     marks = zip("osv^P", (VALUES, INK, KEYS, C0, SOFT), strict=True)
-    for (name, (price, left)), (mark, colour) in zip(points.items(), marks, strict=False):
+    for (name, (price, left)), (mark, colour) in _styled(points.items(), marks):
         axes.plot(price, left, mark, color=colour, markersize=9, markeredgecolor=INK, label=name,
                   clip_on=False, zorder=4, linestyle="none")  # fmt: skip
     for name, (price, left) in relatives.items():
@@ -785,6 +825,7 @@ def outcomes(table, kinds):
     table: {method: {kind: (percent new answer, percent old answer)}}, the rest is something else;
     kinds: {kind: its name}, the first on top. None or missing: nothing was asked.
     """
+    _some(table)
     figure, panels = plt.subplots(
         1, len(table), figsize=(1.6 + 1.75 * len(table), 0.9 + 0.42 * len(kinds)), sharey=True,
         layout="constrained", squeeze=False,
@@ -819,6 +860,7 @@ def by_category(table, names, xlabel="percent (line: 95% interval)"):
     table: {method: {category: {score: (value, low, high)}}}; names: the scores, one panel each.
     Methods differ in mark and colour; a category that a method lacks has no mark.
     """
+    _some(table), _some(names)
     rows = list(dict.fromkeys(c for found in table.values() for c in found))
     figure, panels = plt.subplots(
         1, len(names), figsize=(1.4 + 2.6 * len(names), 1.5 + 0.42 * len(rows)), sharey=True,
@@ -827,9 +869,7 @@ def by_category(table, names, xlabel="percent (line: 95% interval)"):
     plt.close(figure)
     for axes, name in zip(panels[0], names, strict=True):
         styles = zip(MARKS, COLOURS, strict=True)
-        for m, ((method, found), (mark, colour)) in enumerate(
-            zip(table.items(), styles, strict=False)
-        ):
+        for m, ((method, found), (mark, colour)) in enumerate(_styled(table.items(), styles)):
             shift = 0.13 * (m - (len(table) - 1) / 2)
             label = method
             for y, category in enumerate(rows):
@@ -853,13 +893,12 @@ def by_category(table, names, xlabel="percent (line: 95% interval)"):
 def stacked(rows, xlabel, marks=()):
     """Bars made of parts, one a row, the first on top: {name of the row: {part: length}}.
 
-    marks: [(x, text)], vertical lines with their names. At most six parts.
+    marks: [(x, text)], vertical lines with their names.
     """
     figure, axes = _figure(7.0, 1.2 + 0.5 * len(rows))
     parts = list(dict.fromkeys(part for row in rows.values() for part in row))
-    hatches = ("", "//", "..", "\\\\", "xx", "")
-    few = slice(len(parts))
-    for part, colour, hatch in zip(parts, COLOURS[few], hatches[few], strict=True):
+    hatches = ("", "//", "..", "\\\\", "xx", "++")
+    for part, (colour, hatch) in _styled(parts, zip(COLOURS, hatches, strict=True)):
         start = [sum(x for p, x in row.items() if parts.index(p) < parts.index(part))
                  for row in rows.values()]  # fmt: skip
         axes.barh(list(rows), [row.get(part, 0) for row in rows.values()], left=start, height=0.6,

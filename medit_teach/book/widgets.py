@@ -15,8 +15,11 @@ import io
 import json
 from itertools import product
 from math import inf
+from numbers import Real
 
 from ..errors import MeditError
+from ..settings import number, several, whole
+from ..settings import shown as told
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 LIMIT = 300_000  # bytes of HTML that one slider or explorer may add to a page
@@ -61,10 +64,16 @@ def slider(draw, label, values, alt=None, start=0, finer=None):
     draw: a value -> a matplotlib Figure. finer: the live slider's values, `values` if not given.
     The rest as in `frames`.
     """
-    values = list(values)
+    values = several("values", values, error=MeditError)
     still = frames([draw(value) for value in values], label, values, alt, start)
     words = alt[start] if isinstance(alt, (list, tuple)) else alt or "Figure"
-    still.live = lambda: _live(draw, label, list(finer or values), values[start], words)
+    still.live = lambda: _live(
+        draw,
+        label,
+        list(values if finer is None else several("finer", finer)),
+        values[start],
+        words,
+    )
     return still
 
 
@@ -96,10 +105,11 @@ def frames(figures, label, values, alt=None, start=0):
     or one a frame). start: index of the frame shown first. MeditError if the numbers of figures
     and values differ or the frames do not fit into LIMIT bytes.
     """
-    figures, shown = list(figures), [words(value) for value in values]
+    figures, shown = several("figures", figures, error=MeditError), [words(v) for v in values]
     if not figures or len(figures) != len(shown):
         raise MeditError(f"{len(figures)} figures for {len(shown)} values; give one for each")
-    start = range(len(shown))[start]
+    n = len(shown)
+    start = range(n)[whole("start", start, -n, n - 1, error=MeditError)]
     alts = list(alt) if isinstance(alt, (list, tuple)) else [alt or "Figure"] * len(shown)
     if len(alts) != len(shown):
         raise MeditError(f"{len(alts)} alternative texts for {len(shown)} frames")
@@ -149,6 +159,8 @@ def _png(figure, resolution):
     """(base64 text, width in CSS pixels) of the figure as a PNG with a palette and no date."""
     from PIL import Image
 
+    if not hasattr(figure, "savefig"):
+        raise MeditError(f"a frame is a matplotlib Figure, not {told(figure)}")
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=resolution, metadata={"Software": None})
     picture = Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
@@ -160,7 +172,11 @@ def _png(figure, resolution):
 
 def words(value):
     """A value of a control in words."""
-    return value if isinstance(value, str) else "∞" if value == inf else f"{value:g}"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Real) and value == inf:
+        return "∞"
+    return f"{number('a value of a control', value, error=MeditError):g}"
 
 
 # ------------------------------------------------------------------ explorers
@@ -207,8 +223,13 @@ def explorer(name, controls, look, start=None, finer=None):
     start: {label: value} of the first frame. finer: {label: values} for the live controls.
     MeditError if the frames do not fit into LIMIT bytes.
     """
-    controls = {label: list(values) for label, values in controls.items()}
+    controls = {x: list(several(x, v, error=MeditError)) for x, v in controls.items()}
+    if not controls or not all(controls.values()):
+        raise MeditError("an explorer needs controls, and each control at least one value")
     first = {label: values[0] for label, values in controls.items()} | (start or {})
+    for label, value in first.items():
+        if value not in controls.get(label, ()):
+            raise MeditError(f"start: {told(value)} is not among the values of {label!r}")
     pieces, numbers = {}, []
     for chosen in product(*controls.values()):
         parts = _parts(*look(*chosen))

@@ -1,8 +1,8 @@
 """The command `medit-teach assignment N`: student, solution and grader notebooks from a master."""
 
-import argparse
 from pathlib import Path
 
+from ..options import Parser
 from .notebook import find, write
 
 
@@ -17,10 +17,12 @@ def generate(number, out, seed=0, masters=None):
 
 def main(argv):
     """medit-teach assignment N --out DIR [--seed S]."""
-    parser = argparse.ArgumentParser(prog="medit-teach assignment", description=__doc__)
+    parser = Parser(prog="medit-teach assignment", description=__doc__)
     parser.add_argument("number", help="1 to 6, or the path of a master notebook")
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--seed", type=int, default=0, help="of the data and of the hidden tests")
+    parser.add_argument("--out", required=True, type="new folder", metavar="DIR")
+    parser.add_argument(
+        "--seed", type="seed", default=0, help="of the data and of the hidden tests"
+    )
     parser.add_argument("--masters", metavar="DIR", help="where the masters are (assignments/)")
     args = parser.parse_args(argv)
     made = generate(args.number, args.out, args.seed, args.masters)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..errors import MeditError
 from ..kept import named, opened, seal, write_text
+from ..options import Parser
 from .hidden import Draw, Lost
 from .notebook import find, forbidden, kind_of, plain, read, text_of
 from .sandbox import Student, isolation
@@ -371,7 +372,7 @@ Of several notebooks of one student, the one of this assignment is taken.
 
 def main(argv):
     """medit-teach grade SUBMISSIONS --assignment N."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="medit-teach grade",
         description=__doc__,
         epilog=EXAMPLES,
@@ -387,16 +388,17 @@ def main(argv):
     parser.add_argument(
         "--out",
         default="marks",
+        type="new folder",
         metavar="DIR",
         help="folder of marks.csv, feedback/, summary.png and records/ (%(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, help="of the hidden tests (the grader notebook's, or 0)"
+        "--seed", type="seed", help="of the hidden tests (the grader notebook's, or 0)"
     )
     parser.add_argument("--masters", metavar="DIR", help="where the masters are (assignments/)")
     parser.add_argument(
         "--jobs",
-        type=int,
+        type="count",
         default=2,
         help="submissions graded at a time, one processor each (%(default)s)",
     )

@@ -125,6 +125,8 @@ def find(number, folder=None):
     """The master of assignment `number`, or of the notebook of that path. MeditError if none."""
     if Path(str(number)).suffix == ".ipynb":
         return Master(number)
+    if not re.fullmatch(r"\w+", str(number)):
+        raise MeditError(f"an assignment is a number or a master notebook, not {str(number)!r}")
     folder = folder or os.environ.get("MEDIT_ASSIGNMENTS") or PACKAGE.parent / "assignments"
     found = sorted(Path(folder).glob(f"{number}-*/master.ipynb"))
     if not found:

@@ -23,6 +23,7 @@ from ..fact import pad, with_target
 from ..hooks import evaluating
 from ..hyper import Hyper
 from ..metrics import target_logprobs
+from ..settings import setting
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class FineTuning(Hyper):
     steps: int = 50
     """Largest number of Adam steps."""
     lr: float = 5e-4
-    eps: float | None = None
+    eps: float | None = setting(None, above=0)
     """Largest change of any entry of W (FT-L); None: no limit (FT)."""
     weight_decay: float = 0.0
     """Weight w of the decay term (FT-W); 0: none."""
-    anchor: str = "old"
+    anchor: str = setting("old", choices=("old", "zero"))
     """What W decays towards: "old", its old values, or "zero"."""
 
     needs = None  # no C0
@@ -46,10 +47,6 @@ class FineTuning(Hyper):
         super().__post_init__()
         if len(self.layers) > 1:
             raise HyperError(f"fine-tuning changes one layer, got {list(self.layers)}")
-        if self.eps is not None and not self.eps > 0:
-            raise HyperError(f"eps must be positive, not {self.eps}; None sets no limit")
-        if self.anchor not in ("old", "zero"):
-            raise HyperError(f"anchor must be 'old' or 'zero', not {self.anchor!r}")
 
     def train(self, view, tok, facts):
         """Change W in the model; returns ({layer: (left, right)} float64, what to report).

@@ -26,6 +26,7 @@ from ..hooks import first
 from ..hyper import Hyper
 from ..keys import at_subject
 from ..models import View
+from ..settings import setting
 from ..values import optimise_values
 
 
@@ -132,9 +133,9 @@ class GRACE(Hyper):
     clamp: float = 50.0
     weight_decay: float = 0.0
     kl_factor: float = 0.0
-    radius: float = 0.5
+    radius: float = setting(0.5, above=0)
     """First deferral radius of an entry, as a share of the norm of its key."""
-    at: str = "end"
+    at: str = setting("end", choices=("end", "subject"))
     """Where the key is read: "end", the prompt's last token (the original), or "subject", the
     subject's last token."""
 
@@ -146,10 +147,6 @@ class GRACE(Hyper):
         super().__post_init__()
         if len(self.layers) > 1:
             raise HyperError(f"GRACE has its codebook at one layer, got {list(self.layers)}")
-        if not self.radius > 0:
-            raise HyperError(f"radius must be positive, not {self.radius}")
-        if self.at not in ("end", "subject"):
-            raise HyperError(f"at must be 'end' or 'subject', not {self.at!r}")
 
     def settle(self, model):
         """One layer late in the model, where none is given."""

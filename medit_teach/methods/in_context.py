@@ -29,6 +29,7 @@ from ..errors import HyperError
 from ..fact import Fact, as_facts
 from ..hyper import Hyper
 from ..models import View
+from ..settings import setting
 
 KINDS = ("copy", "update", "retain", "update", "retain", "update", "retain", "retain")
 
@@ -106,21 +107,14 @@ def demonstration(fact, kind):
 class Prompt(Hyper):
     """The facts in the prompt; no shared field counts here."""
 
-    k: int = 1
+    k: int = setting(1, low=1)
     """How many sentences to put in front of a question."""
-    at_least: float = 0.0
+    at_least: float = setting(0.0, low=0, high=1, what="a cosine, 0 to 1")
     """Smallest similarity at which a sentence is used."""
 
     needs = None
     beside = True
     shared = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.k >= 1:
-            raise HyperError(f"k must be at least 1, not {self.k}")
-        if not 0 <= self.at_least <= 1:
-            raise HyperError(f"at_least is a cosine, 0 to 1, not {self.at_least}")
 
     def settle(self, model):
         if self.layers:
@@ -138,7 +132,7 @@ class IKE(Prompt):
 
     examples: tuple = ()
     """Facts to demonstrate with; none of them is to be edited."""
-    shots: int = 8
+    shots: int = setting(8, low=1)
     """How many demonstrations. Mind the model's window."""
 
     def __post_init__(self):
@@ -148,8 +142,6 @@ class IKE(Prompt):
         super().__post_init__()
         if not self.examples:
             raise HyperError("IKE needs examples=[...]: facts to demonstrate with, not edited ones")
-        if not self.shots >= 1:
-            raise HyperError(f"shots must be at least 1, not {self.shots}; use 'prompt' for none")
 
     def make(self, model, tok, facts, plain, progress):
         both = {f.subject for f in facts} & {f.subject for f in self.examples}

@@ -187,7 +187,7 @@ def main(arguments=None):
         train(model, tok, out, a.layers, a.steps, seed=a.seed)
     facts = datasets.facts("world", n=50, seed=0, model=model)
     found = evaluate(model, tok, out, facts)
-    print("50 single edits of facts that were held out:", end=" ")
+    print("50 single edits of facts that were held out, in percent:", end=" ")
     print(", ".join(f"{k} {v:.1f}" for k, v in zip(("ES", "PS", "NS"), found, strict=True)))
 
 

@@ -20,12 +20,14 @@ from ..hooks import watch
 from ..hyper import hyper
 from ..keys import at_subject
 from ..models import View
+from ..settings import check, dtype_of, number, setting, shown, whole
 from ..statistics import ROWS, second_moment
 from ..values import _rows, optimise_values
 
 GIB = 2**30
 BATCH = 4096  # tokens that second_moment reads at once
 FEW = 1024  # the same where room is scarce
+MOST = 10**9  # of what is counted: facts, tokens
 SPARE = GIB // 2  # what a plan leaves to an allocator's losses
 SHAPES = {  # name: what its config.json says
     "gpt2-xl": dict(model_type="gpt2", n_layer=48, n_embd=1600, n_head=25, n_positions=1024,
@@ -42,13 +44,19 @@ def skeleton(name, dtype=torch.float32):
     name (only its config.json is read), a config of transformers, or a dict of config fields with
     model_type. ModelError if the name is none of these.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
+    dtype, asked = dtype_of("dtype", dtype, ModelError), name
     if isinstance(name, (str, Path)):
         name = _config(str(name))
-    config = AutoConfig.for_model(**name) if isinstance(name, dict) else name
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    if not isinstance(name, (dict, PreTrainedConfig)):
+        raise ModelError(f"a shape is a name, a config, or a dict of its fields, not {shown(name)}")
+    try:
+        config = AutoConfig.for_model(**name) if isinstance(name, dict) else name
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except Exception as error:  # of transformers, of many kinds
+        raise ModelError(f"no model has the shape {shown(asked)}: {error}") from error
     return model.requires_grad_(False).eval()
 
 
@@ -75,10 +83,13 @@ class Lengths:
     the head. The defaults are those of the middle one of 20 chunks of 32 CounterFact facts, with
     the default contexts and GPT-2's tokenizer."""
 
-    rows: int = 7
-    before: int = 17
-    after: int = 7
-    read: int = 7
+    rows: int = setting(7, low=1)
+    before: int = setting(17, low=0)
+    after: int = setting(7, low=1)
+    read: int = setting(7, low=1)
+
+    def __post_init__(self):
+        check(self)
 
 
 def lengths(tok, facts, h):
@@ -169,10 +180,14 @@ def memory(model, method="memit", dtype=None, chunk=32, n=1000, lengths=None, on
         head     read x vocabulary x (20 + bytes of a weight)
         solve    8 d_in^2 (three times that for eigenvectors), or 2 x 8 d_in d_out + 6 x 8 d_in n
     """
+    for name, value in (("chunk", chunk), ("n", n), ("batch_tokens", batch_tokens)):
+        whole(name, value, 1, MOST)
+    if not isinstance(lengths, (Lengths, type(None))):
+        raise HyperError(f"lengths must be Lengths, not {shown(lengths)}")
     if isinstance(model, torch.nn.Module):
-        dtype = dtype or model.dtype
+        dtype = model.dtype if dtype is None else dtype
         model = model.config
-    shape = skeleton(model, dtype or torch.float32)
+    shape = skeleton(model, torch.float32 if dtype is None else dtype)
     view, h = View(shape), hyper(method, shape, **overrides)
     if h.beside:
         raise HyperError(f"{method} changes no matrix of the model: there is nothing to count")
@@ -254,6 +269,10 @@ def plan(model, method="memit", dtype=None, room=None, host=None, most=64, one_a
     and in the machine's own memory (`free`); None sets no limit.
     """
 
+    most = whole("most", most, 1, MOST)
+    room = number("room", room, low=0, none=True)
+    host = number("host", host, low=0, none=True)
+
     def bill(chunk, one):
         how = {"one_at_a_time": one, "batch_tokens": FEW if one else BATCH}
         found = memory(model, method, dtype, chunk, **how, **asked)
@@ -279,7 +298,11 @@ def plan(model, method="memit", dtype=None, room=None, host=None, most=64, one_a
 
 def free(device="cpu"):
     """Bytes that nothing uses now: of a GPU, or of the machine's own memory (Linux; else None)."""
-    if torch.device(device).type == "cuda":
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError) as error:
+        raise ModelError(f"no device {shown(device)}: {error}") from None
+    if kind == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -333,7 +356,7 @@ def measure(model, tok, facts, texts, method="memit", chunk=None, one_at_a_time=
     """
     facts, view = as_facts(facts), View(model)
     h = hyper(method, model, **overrides)
-    chunk = min(chunk or len(facts), len(facts))
+    chunk = len(facts) if chunk is None else min(whole("chunk", chunk, 1), len(facts))
     some, layer = facts[:chunk], h.layers[-1]
     d_in = view.weight(layer).shape[1]
 

@@ -34,11 +34,12 @@ import torch
 from filelock import FileLock, Timeout
 
 from .. import datasets, kept, metrics
-from ..edits import _plain, edit, statistics_for
+from ..edits import edit, statistics_for
 from ..errors import HyperError, MeditError, SingularError
 from ..fact import without_edited_neighbors
 from ..hyper import METHODS, _known, hyper
 from ..models import View, card, fingerprint, load
+from ..options import Parser
 from ..processes import ALONE, LAUNCH, joined
 from ..records import versions
 from ..values import Targets
@@ -402,7 +403,7 @@ def plan(sweep, model, tok, own=None):
             for n in m.sizes or sweep.sizes:
                 asked = {
                     "sweep": sweep.name, "label": m.label, "facts": asdict(chosen), "seed": seed,
-                    "size": n, "method": m.method, "hyper": _plain(h) if h else {},
+                    "size": n, "method": m.method, "hyper": h.record() if h else {},
                     "step": m.step, "remember": m.remember, "anew": m.anew,
                     "measures": list(sweep.measures), "scored": sweep.scored,
                     "tokens": sweep.tokens, "texts": sweep.texts,
@@ -410,6 +411,7 @@ def plan(sweep, model, tok, own=None):
                 }  # fmt: skip
                 named = ("sweep", "label", "model")  # names may change, the work is the same
                 rest = {k: v for k, v in asked.items() if k not in named}
+                rest["hyper"] = h.plain() if h else {}
                 key = hashlib.blake2b(json.dumps(rest).encode(), digest_size=8).hexdigest()
                 mine = pool[: n * max(1, sweep.scored // n)]
                 cells.append(Cell({"key": key, **asked}, m, h, mine, n, sweep.scored, sweep.keep))
@@ -707,16 +709,18 @@ def line(record):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="medit-teach sweep", description="Run a sweep, or what is missing of it.",
         epilog=f"on several GPUs:\n  {LAUNCH} sweep ...",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("file", help="TOML or JSON with the fields of a Sweep")
-    parser.add_argument("--out", help="the records, JSON lines (default: NAME.jsonl)")
+    parser.add_argument(
+        "--out", type="new file", help="the records, JSON lines (default: NAME.jsonl)"
+    )
     parser.add_argument("--device", help="cpu (default), cuda, ...")
-    parser.add_argument("--seeds", type=int, nargs="+", help="instead of the file's")
-    parser.add_argument("--scored", type=int, help="facts scored in a cell, instead of the file's")
+    parser.add_argument("--seeds", type="seed", nargs="+", help="instead of the file's")
+    parser.add_argument("--scored", type="count", help="facts scored in a cell, not the file's")
     parser.add_argument("--quiet", action="store_true", help="no progress, no table")
     args = parser.parse_args(argv)
     sweep = load_sweep(args.file)

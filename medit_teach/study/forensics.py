@@ -15,12 +15,13 @@ closed forms of `objective` and is derived in the book.
 import numpy as np
 import torch
 
-from ..errors import MeditError, ModelError
+from ..errors import FactError, MeditError, ModelError
 from ..fact import encode
 from ..hooks import evaluating
-from ..metrics import _logits
+from ..metrics import _draws, _logits, _numbers
 from ..models import View
-from ..objective import SoftPreservation
+from ..objective import HardPreservation, SoftPreservation
+from ..settings import number, shown, tensor, whole
 
 # ------------------------------------------------------------------ with a reference: W_new - W_ref
 
@@ -71,6 +72,8 @@ def spectrum(D, floor=0.0):
     With floor 0 a value counts if it exceeds float64's rounding of the largest. Effective rank:
     Roy and Vetterli (2007). MeditError for a D that is zero or not finite.
     """
+    D = tensor("D", D, None, None, finite=False)
+    floor = number("floor", floor, low=0, error=MeditError)
     if not torch.isfinite(D).all() or not D.any():
         raise MeditError("a spectrum needs a difference that is finite and not zero")
     S = torch.linalg.svdvals(D.double())
@@ -91,7 +94,8 @@ def split(W, n):
     top is the nearest matrix of rank n (Eckart and Young 1936); rest of an *edited* W is the
     bottom-rank approximation by which Youssef et al. (arXiv:2505.20819) reverse edits.
     """
-    if not 0 <= n <= min(W.shape):
+    W = tensor("W", W, None, None)
+    if not 0 <= whole("n", n, error=MeditError) <= min(W.shape):
         raise MeditError(f"cannot take {n} singular values of a {tuple(W.shape)} matrix")
     U, S, Vh = torch.linalg.svd(W.double(), full_matrices=False)
     top = (U[:, :n] * S[:n]) @ Vh[:n]
@@ -106,6 +110,10 @@ def shares(D, K, preserve, rank):
     Every update of the family is R S^-1 Z^T B, so it holds its own keys entirely: share 1. A
     random key has rank / d_in on average.
     """
+    if not isinstance(preserve, (SoftPreservation, HardPreservation)):
+        raise MeditError(f"give factor(C0) or null_space(C0, ...), not {shown(preserve)}")
+    D, K = tensor("D", D, None, None), tensor("K", K, D.shape[1], None)
+    rank = whole("rank", rank, 1, min(D.shape), error=MeditError)
     whitened = D.double() @ (preserve.L if isinstance(preserve, SoftPreservation) else preserve.U)
     Q = torch.linalg.svd(whitened, full_matrices=False).Vh[:rank].T
     Z = preserve.whiten(K.double())
@@ -121,7 +129,8 @@ def suspicion(W, K):
     |W k - median over suspects| (the median of each entry). W (d_out, d_in), K (d_in, E). Written
     values tend to be long: a target has to outweigh what later layers know.
     """
-    V = W.double() @ K.double()
+    W = tensor("W", W, None, None)
+    V = W @ tensor("K", K, W.shape[1], None)
     far = (V - V.median(1, keepdim=True).values).norm(dim=0)
     return far / far.median()
 
@@ -133,7 +142,9 @@ def answers(model, tok, subjects, prompts, batch_size=64):
     they differ; the largest entry of a row is how sure the model is of its answer.
     """
     rows = [encode(tok, p.replace("{}", s).rstrip())[0] for s in subjects for p in prompts]
-    parts = []
+    parts, batch_size = [], whole("batch_size", batch_size, 1)
+    if not rows:
+        raise FactError("answers needs at least one subject and one prompt")
     with torch.no_grad(), evaluating(model):
         for i in range(0, len(rows), batch_size):
             chunk = rows[i : i + batch_size]
@@ -161,9 +172,8 @@ def auc(positive, negative, n=1000, seed=0, level=0.95):
     0.5 is guessing. Interval: percentile bootstrap, n draws of positives and of negatives. The
     area under the ROC curve (Hanley and McNeil 1982).
     """
-    positive, negative = (np.asarray(x, dtype=float) for x in (positive, negative))
-    if not len(positive) or not len(negative):
-        raise MeditError("auc needs at least one positive and one negative")
+    positive, negative = _numbers("positive", positive), _numbers("negative", negative)
+    n, seed, level = _draws(n, seed, level)
     wins = np.sign(positive[:, None] - negative[None]) / 2 + 0.5
     rng = np.random.default_rng(seed)
     a, b = (rng.multinomial(m, np.full(m, 1 / m), size=n) / m for m in wins.shape)

@@ -18,6 +18,7 @@ from ..fact import Fact, as_facts, encode, pad, with_target
 from ..hooks import by_row, evaluating, watch
 from ..metrics import target_logprobs
 from ..models import View
+from ..settings import MOST_SEED, layer_numbers, number, whole
 
 PLACES = (
     "first subject token",
@@ -68,10 +69,12 @@ def trace(model, tok, fact, kind="state", noise=3.0, samples=10, window=1, seed=
         raise FactError(f"{fact.text!r} has no target_true; give the answer to trace")
     view = View(model)
     parts = {"state": view.block, "mlp": view.mlp, "attention": view.attention}
-    if kind not in parts:
+    if not isinstance(kind, str) or kind not in parts:
         raise HyperError(f"unknown kind {kind!r}; choose from {', '.join(parts)}")
-    if samples < 1 or window < 1 or noise < 0:
-        raise HyperError("samples and window must be at least 1, noise at least 0")
+    for name, value in (("samples", samples), ("window", window), ("batch_size", batch_size)):
+        whole(name, value, 1)
+    noise, seed = number("noise", noise, low=0), whole("seed", seed, 0, MOST_SEED)
+    sigma = number("sigma", sigma, low=0, none=True)
     ids, subject = subject_tokens(tok, fact)
     full, start = with_target(tok, fact.text, answer.strip())
     answer = full[start]
@@ -234,7 +237,9 @@ class Triggers:
 
 def triggers(model, tok, texts, layers, tokens=4000, n=5, batch_size=32):
     """Triggers of every cell of `layers` over the first `tokens` tokens of `texts`."""
-    view, layers = View(model), sorted(set(layers))
+    view, layers = View(model), layer_numbers(layers)
+    tokens, n = whole("tokens", tokens, 1), whole("n", n, 1)
+    batch_size = whole("batch_size", batch_size, 1)
     limit = getattr(model.config, "max_position_embeddings", None) or 1024
     rows, left = [], tokens
     for text in texts:
@@ -320,6 +325,7 @@ def promoted(model, layer, n=1, unembed=None, cells=1024):
     unembed: the A of `unembedding`, if it is at hand. cells: how many values at a time.
     """
     A = unembedding(model)[0] if unembed is None else unembed
+    n, cells = whole("n", n, 1, len(A)), whole("cells", cells, 1)
     W = View(model).weight(layer).detach().float().to(A.device)
     parts = [(A @ W[:, i : i + cells]).topk(n, dim=0).indices for i in range(0, W.shape[1], cells)]
     return torch.cat(parts, 1).cpu()

@@ -21,6 +21,7 @@ from .. import datasets, kept, metrics
 from ..edits import edit, statistics_for
 from ..hyper import hyper
 from ..models import DEFAULT, View, fingerprint, is_embedded, load
+from ..options import Parser
 from ..records import versions
 
 EXPECTED = {  # percent, over ten facts; holds on the embedded model, a first guess on others
@@ -97,7 +98,7 @@ def _named(source):
 def main(argv=None):
     from ..cli import model_options
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="medit-teach selftest", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
@@ -105,10 +106,12 @@ def main(argv=None):
     model_options(parser)
     parser.add_argument("--facts", metavar="FILE", help="a file, or zsre, instead of CounterFact")
     parser.add_argument("--text", metavar="FILE", help="a file, or wikipedia, instead of wikitext")
-    parser.add_argument("--n", type=int, default=10, help="how many facts (%(default)s)")
-    parser.add_argument("--tokens", type=int, help="for C0 (20,000, or twice the key dimension)")
+    parser.add_argument("--n", type="count", default=10, help="how many facts (%(default)s)")
+    parser.add_argument(
+        "--tokens", type="count", help="for C0 (20,000, or twice the key dimension)"
+    )
     parser.add_argument("--device", help="cpu (default), cuda, ...")
-    parser.add_argument("--out", metavar="FILE", help="keep the report as JSON")
+    parser.add_argument("--out", metavar="FILE", type="new file", help="keep the report as JSON")
     args = parser.parse_args(argv)
     if args.out:
         kept.ready(args.out)

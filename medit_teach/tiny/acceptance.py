@@ -30,6 +30,7 @@ from ..errors import MeditError, SingularError
 from ..fact import without_edited_neighbors
 from ..hyper import hyper
 from ..models import View, card, embedded, fingerprint, load
+from ..options import Parser
 from ..records import versions
 from ..statistics import Statistics
 from ..study.locate import trace_many
@@ -641,7 +642,7 @@ def _earlier(path, record):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="medit-teach check-models", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
@@ -650,11 +651,11 @@ def main(argv=None):
     )
     parser.add_argument("--quick", action="store_true", help="fewer facts, no large batches")
     parser.add_argument(
-        "--out", default="check-models.json",
+        "--out", default="check-models.json", type="new file",
         help="the record (%(default)s); rows that it has already are not measured again. Optimised "
         "targets are kept beside it, in a folder .targets",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="seed of the facts (%(default)s)")
+    parser.add_argument("--seed", type="seed", default=0, help="seed of the facts (%(default)s)")
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), help="only these rows")
     parser.add_argument("--device", help="cpu (default), cuda, ...")
     parser.add_argument("--table", action="store_true", help="measure nothing; show these records")

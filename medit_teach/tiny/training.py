@@ -10,7 +10,6 @@ was killed and resumed sees the same batches as one that was not.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import json
@@ -27,6 +26,7 @@ from .. import kept
 from ..errors import MeditError
 from ..memory import ran_out
 from ..models import _available, load
+from ..options import Parser
 from ..world import BY_NAME, CATEGORIES, LEADING, World
 from ..world.corpus import Corpus, attention_masks
 
@@ -494,19 +494,21 @@ def evaluate(model, tok, world, n=600, seed=0) -> dict:
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="medit-teach train", description=__doc__.split("\n")[0])
+    parser = Parser(prog="medit-teach train", description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=list(VARIANTS), help="which embedded model")
-    parser.add_argument("--out", help="folder for the model (default: ./NAME)")
-    parser.add_argument("--work", help="folder for the checkpoint (default: OUT.work)")
-    parser.add_argument("--steps", type=int, help="default: as many as the shipped model had")
-    parser.add_argument("--batch", type=int, default=32, help="rows of 96 tokens per step")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
-    parser.add_argument("--world-seed", type=int, default=0, help="another seed, another world")
+    parser.add_argument("--out", type="new folder", help="folder for the model (default: ./NAME)")
+    parser.add_argument(
+        "--work", type="new folder", help="folder for the checkpoint (default: OUT.work)"
+    )
+    parser.add_argument("--steps", type="count", help="default: as many as the shipped model had")
+    parser.add_argument("--batch", type="count", default=32, help="rows of 96 tokens per step")
+    parser.add_argument("--seed", type="seed", default=0, help="seed of weights and batches")
+    parser.add_argument("--world-seed", type="seed", default=0, help="another seed, another world")
     parser.add_argument(
         "--world-of", choices=list(VARIANTS), help="the world of another model (default: its own)"
     )
     parser.add_argument("--fresh", action="store_true", help="do not resume from a checkpoint")
-    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--threads", type="count", help="CPU threads")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     parser.add_argument("--evaluate", action="store_true", help="only ask the model in --out")
     a = parser.parse_args(argv)
@@ -531,7 +533,7 @@ def main(argv=None):
         print(f"saved in {out}")
     model, tok = load(Path(out).resolve(), device=a.device)
     for label, value in evaluate(model, tok, world).items():
-        print(f"{value:6.1f}  {label}")
+        print(f"{value:6.1f}%  {label}")
     return 0
 
 

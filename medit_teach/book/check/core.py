@@ -18,6 +18,7 @@ from contextlib import contextmanager
 
 import torch
 
+_modules = {}  # name of a check: the module that has it
 passed = {}  # name of the check -> True or False; absent while there is no answer
 
 _wrong = None  # inside perturbed(): (factor, {label: True if the wrong side was noticed})
@@ -79,7 +80,12 @@ class NoAnswer(Exception):
 
 
 def exercise(function):
-    """A check: `function` returns praise, or raises Wrong with what to look at."""
+    """A check: `function` returns praise, or raises Wrong with what to look at.
+
+    `passed` knows it by the function's name, so no other module may have a check of that name.
+    """
+    if _modules.setdefault(function.__name__, function.__module__) != function.__module__:
+        raise NameError(f"{_modules[function.__name__]} has a check {function.__name__} already")
 
     @functools.wraps(function)
     def run(answer, *args, **kwargs):

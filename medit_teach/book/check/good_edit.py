@@ -116,7 +116,7 @@ def gamed_fluency(text, words=60, different=8, bits=5.5):
 
 
 @exercise
-def interval(function):
+def good_edit_interval(function):
     """function(values (m,), seed) -> (low, high): a 95% bootstrap interval of the mean."""
     rng = np.random.default_rng(0)
     cases = [rng.random(60), (rng.random(200) < 0.8).astype(float), rng.normal(5, 2, 100)]
@@ -142,6 +142,9 @@ def interval(function):
                 "values in a draw as in the data, enough draws, and the right quantiles?"
             )
     return "it has the width that the number of facts allows"
+
+
+interval = good_edit_interval  # as the chapter calls it
 
 
 @exercise

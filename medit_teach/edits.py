@@ -16,7 +16,8 @@ from .keys import at_subject
 from .memory import ran_out
 from .models import View, check_finite, fingerprint, tensor_hash
 from .processes import ALONE
-from .settings import layer_numbers, whole
+from .running import exact, home, unwrapped
+from .settings import whole
 from .statistics import Statistics, second_moment
 from .values import optimise_values
 
@@ -76,7 +77,7 @@ class Edit:
                 "this edit was made for other weights than the model has now; undo later edits, "
                 "load the original model, or pass force=True"
             )
-        self._open(model)
+        self._open(unwrapped(model))
         try:
             for layer in self.layers:
                 self._write(layer)
@@ -119,13 +120,13 @@ class Edit:
         if layer not in self._saved:
             self._saved[layer] = stored.detach().clone()
         old = self._saved[layer].T if view.architecture.transposed else self._saved[layer]
-        left, right = (x.to(old.device) for x in self.layers[layer])
-        exact = old.double() + left @ right.T
-        new = exact.to(old.dtype)
+        left, right = (x.to(home(old.device)) for x in self.layers[layer])
+        wanted = exact(old) + left @ right.T
+        new = wanted.to(old.dtype)
         if not torch.isfinite(new).all():
             kind = str(old.dtype).removeprefix("torch.")
             raise MeditError(
-                f"the edited weights of layer {layer} reach {float(exact.abs().max()):.3g}, which "
+                f"the edited weights of layer {layer} reach {float(wanted.abs().max()):.3g}, which "
                 f"{kind} cannot hold; load the model with dtype=torch.bfloat16 or torch.float32, "
                 "or write less (a larger lam, fewer facts, a smaller clamp)"
             )
@@ -225,6 +226,7 @@ class Edit:
 
 def edits_of(model):
     """The edits that `model` carries now, oldest first."""
+    model = unwrapped(model)
     if not hasattr(model, "_medit_edits"):
         model._medit_edits = []
     return model._medit_edits
@@ -242,15 +244,16 @@ def statistics_for(
     model carries edits, the C0 of its unedited weights is used where that is known. processes,
     one_at_a_time: as in second_moment.
     """
+    view = View(model)
+    model, layers = view.model, view.layers(layers, StatisticsError)
     known = getattr(model, "_medit_statistics", None)
-    layers = layer_numbers(layers, StatisticsError)
     tokens = whole("tokens", tokens, 1, none=True, error=StatisticsError)
     asked = texts is None and tokens in (None, known and known.tokens)
     fits = known and asked and known.weights in _bases(model) and set(layers) <= set(known.C0)
     if all(processes.gathered(bool(fits))):
         return known
     texts = texts_for(model) if texts is None else texts
-    d_in = max((View(model).weight(layer).shape[1] for layer in layers), default=0)
+    d_in = max(view.weight(layer).shape[1] for layer in layers)
     tokens = tokens or max(C0_TOKENS, C0_PER_DIMENSION * d_in)
     found = second_moment(
         model, tok, texts, layers, tokens, cache=True, progress=progress, processes=processes,
@@ -294,11 +297,10 @@ def edit(
 
     On any error, and on Ctrl-C, the model is left as it was, bit for bit.
     """
-    facts, view = as_facts(facts), View(model)
+    facts, view, given = as_facts(facts), View(model), model
+    model = view.model
     h = hyper(method, model, layers=layers, **overrides)
-    for layer in h.layers:
-        view.block(layer)
-    check_finite(view, h.layers)
+    check_finite(view, view.layers(h.layers))
     for fact in facts:
         encode(tok, fact.text)  # a tokenizer without offsets is found before any work
     if h.needs:
@@ -312,7 +314,7 @@ def edit(
     if targets is not None and targets.shape[1] != len(facts):
         raise MeditError(f"targets has {targets.shape[1]} columns for {len(facts)} facts")
     if h.beside:
-        return h.make(model, tok, facts, h.record(), progress).apply(model)
+        return h.make(model, tok, facts, h.record(), progress).apply(given)
     result = Edit(type(h).__name__, h.record(), facts, fingerprint(model))
     result._open(model)
     try:
@@ -355,6 +357,7 @@ def _solve_group(result, view, tok, facts, h, statistics, target, remember, bar)
             now = at_subject(model, tok, facts, [site], h.contexts, h.now_average)[site]
         K = K[key]
         R = apportion(h.distribution, Step(target, start, now, index, len(h.layers)))
+        R = view.as_value(h.site, layer, R)
         if not R.any():
             continue
         more = {}
@@ -374,7 +377,7 @@ def _solve_group(result, view, tok, facts, h, statistics, target, remember, bar)
             "condition_C0": solution.condition_C0,
             "condition_gram": solution.condition_gram,
             "dimensions": solution.dimensions,
-            "relative_norm": float(result.delta(layer).norm() / result._saved[layer].norm()),
+            "relative_norm": float(result.delta(layer).norm()) / float(result._saved[layer].norm()),
             "unwritten": float((R - solution.delta @ K).norm() / R.norm()),
             "notes": list(solution.notes),
         }
@@ -390,7 +393,7 @@ def _train(result, view, tok, facts, h, bar):
     for layer, (left, right) in changes.items():
         result.keys[layer] = keys["key", layer]
         result._add(layer, left, right)
-        relative = float(result.delta(layer).norm() / result._saved[layer].double().norm())
+        relative = float(result.delta(layer).norm() / exact(result._saved[layer]).norm())
         result.diagnostics[layer] = {"relative_norm": relative, **report}
     if bar:
         bar(len(facts))

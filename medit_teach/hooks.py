@@ -13,7 +13,10 @@ import torch
 
 @dataclass
 class Seen:
-    """One call of a module: its first tensor argument, the other arguments, and its output."""
+    """One call of a module: its first tensor argument, the other arguments, and its output.
+
+    Without gradients the output is a copy: some models add to it in place later (Falcon's blocks).
+    """
 
     input: torch.Tensor | None = None
     args: tuple = ()
@@ -33,6 +36,21 @@ def first(output):
 def by_row(hidden, rows):
     """(rows, tokens, d) from (rows, tokens, d), or from (rows * tokens, d) as OPT's MLP has it."""
     return hidden.view(rows, -1, hidden.shape[-1])
+
+
+@contextmanager
+def finally_(restore):
+    """Runs restore() at the end, and again if it is interrupted: it must be such that that is fine.
+
+    So what is inside may be interrupted at any place, also while it is restored.
+    """
+    try:
+        try:
+            yield
+        finally:
+            restore()
+    finally:
+        restore()
 
 
 @contextmanager
@@ -60,6 +78,8 @@ def watch(modules, replace=None, stop=False):
                 new = replace[name](first(output))
                 output = (new, *output[1:]) if isinstance(output, tuple) else new
             seen[name].output = first(output)
+            if not torch.is_grad_enabled():
+                seen[name].output = seen[name].output.clone()
             waiting.discard(name)
             if stop and not waiting:
                 raise _Stop
@@ -67,17 +87,22 @@ def watch(modules, replace=None, stop=False):
 
         return hook
 
-    handles = []
-    try:
+    hooks = {name: (before(name), after(name)) for name in modules}
+
+    def remove():  # by what they are: an interrupt may come before there is a handle
         for name, module in modules.items():
-            handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(after(name), with_kwargs=True))
-        yield seen
-    except _Stop:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
+            for kept in (module._forward_pre_hooks, module._forward_hooks):
+                for key in [key for key, hook in kept.items() if hook in hooks[name]]:
+                    del kept[key]
+
+    with finally_(remove):
+        try:
+            for name, module in modules.items():
+                module.register_forward_pre_hook(hooks[name][0], with_kwargs=True)
+                module.register_forward_hook(hooks[name][1], with_kwargs=True)
+            yield seen
+        except _Stop:
+            pass
 
 
 @contextmanager
@@ -85,13 +110,15 @@ def evaluating(model):
     """Evaluation mode and no gradients for parameters inside; the caller's own settings outside."""
     training = [module for module in model.modules() if module.training]
     trainable = [p for p in model.parameters() if p.requires_grad]
-    model.eval()
-    for p in trainable:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
+
+    def restore():
         for module in training:
             module.training = True
         for p in trainable:
             p.requires_grad_(True)
+
+    with finally_(restore):
+        model.eval()
+        for p in trainable:
+            p.requires_grad_(False)
+        yield

@@ -13,6 +13,7 @@ from .distribution import rule
 from .errors import HyperError
 from .keys import AVERAGES, context_weights
 from .models import card
+from .running import text_config
 from .settings import check, layer_numbers, meant, one_of, setting, several, shown
 from .values import Targets
 
@@ -101,7 +102,7 @@ class Hyper:
 
     def settle(self, model):
         """These hyper-parameters with layers for `model`, where none are given."""
-        return self if self.layers else replace(self, layers=_guess(self, model.config))
+        return self if self.layers else replace(self, layers=_guess(self, text_config(model)))
 
     def plain(self):
         """All fields by name, as JSON can hold them."""
@@ -267,7 +268,8 @@ METHODS = {
 # Llama leave C0 out (the identity in its place); here C0 is used, as the paper's formula has it.
 _XL, _J = ("gpt2", 48, 1600), ("gptj", 28, 4096)
 _MEDIUM, _LARGE, _LLAMA = ("gpt2", 24, 1024), ("gpt2", 36, 1280), ("llama", 32, 4096)
-_LLAMA3 = (*_LLAMA, 128256)  # Llama-3-8B: told from Llama-2-7B by its vocabulary
+_LLAMA3 = (*_LLAMA, 128256)  # Llama-3-8B: Llama-2-7B has the same numbers of layers and widths
+_GPT = range(50257, 51201)  # GPT-2's vocabulary, padded (GPT-J: 50,400) or with added tokens
 _4_TO_8 = {"layers": tuple(range(4, 9)), "steps": 25}
 _ROME_7B = {"layers": (5,), "steps": 25, "weight_decay": 1e-3}
 PRESETS = {
@@ -288,6 +290,19 @@ PRESETS = {
     (_LLAMA3, "memit"): _4_TO_8 | {"lr": 0.1, "lam": 15000.0},
     (_LLAMA3, "alphaedit"): _4_TO_8 | {"lr": 0.1},
 }
+KNOWN = {  # by what each of these models is known: its fine-tuned kin may have added some tokens
+    _XL: ("GPT-2 XL", dict(num_attention_heads=(25,), n_inner=(6400,), vocab_size=_GPT)),
+    _MEDIUM: ("GPT-2 medium", dict(num_attention_heads=(16,), n_inner=(4096,), vocab_size=_GPT)),
+    _LARGE: ("GPT-2 large", dict(num_attention_heads=(20,), n_inner=(5120,), vocab_size=_GPT)),
+    _J: ("GPT-J-6B", dict(num_attention_heads=(16,), rotary_dim=(64,), n_inner=(16384,),
+                          vocab_size=_GPT)),
+    _LLAMA: ("Llama-2-7B", dict(num_attention_heads=(32,), num_key_value_heads=(32,),
+                                intermediate_size=(11008,), rope_theta=(10000,),
+                                vocab_size=range(32000, 32769))),
+    _LLAMA3: ("Llama-3-8B", dict(num_attention_heads=(32,), num_key_value_heads=(8,),
+                                 intermediate_size=(14336,), rope_theta=(500000,),
+                                 vocab_size=range(128256, 129281))),
+}  # fmt: skip
 PRESETS |= {(size, "nullspace"): PRESETS[size, "alphaedit"] for size in (_XL, _J, _LLAMA3)}
 
 
@@ -314,10 +329,7 @@ def hyper(method, model, /, **overrides):
                 f"unknown method {shown(method)}; choose from {', '.join(METHODS)}"
                 f"{meant(name, METHODS)}"
             )
-        config = model.config
-        size = (config.model_type, config.num_hidden_layers, config.hidden_size)
-        exact = (*size, getattr(config, "vocab_size", None))
-        size = exact if any(exact == known for known, _ in PRESETS) else size
+        size, _ = _recognised(text_config(model))
         given = PRESETS.get((size, name)) or _borrowed(cls, name, size, overrides.get("layers"))
         own = card(model).get("preset", {})
         given = given | (own.get("all", {}) if cls.shared else {}) | own.get(name, {})
@@ -334,6 +346,26 @@ def _overridden(cls, given, said):
         if one in named and other not in said:
             given = {k: v for k, v in given.items() if k != other}
     return given | said
+
+
+def _recognised(config):
+    """(the key in PRESETS of the model that this is, or None; why it is not one of its shape)."""
+    shape = (config.model_type, config.num_hidden_layers, config.hidden_size)
+    why = ""
+    for size, (name, wanted) in KNOWN.items():
+        found = {field: _said(config, field) for field in wanted}
+        other = [f"{k} {v}" for k, v in found.items() if v is not None and v not in wanted[k]]
+        if size[:3] == shape and not other:
+            return size, ""
+        if size[:3] == shape:
+            why += f" (of the shape of {name}, but with {', '.join(other)})"
+    return None, why
+
+
+def _said(config, field):
+    """What the config says of a field; rope_theta has moved between versions of transformers."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return getattr(config, field, None) if field not in rope else rope[field]
 
 
 def _borrowed(cls, name, size, layers):
@@ -357,8 +389,9 @@ def _guess(h, config):
     n = config.num_hidden_layers
     layers = tuple(sorted({int(layer * n / _XL[1]) for layer in like}))
     warnings.warn(
-        f"no preset for this {config.model_type} model of {n} layers; editing {list(layers)}, the "
-        "relative depth of GPT-2 XL's preset. Give layers=[...] to choose",
+        f"no preset for this {config.model_type} model of {n} layers{_recognised(config)[1]}; "
+        f"editing {list(layers)}, the relative depth of GPT-2 XL's preset. Give layers=[...] to "
+        "choose",
         stacklevel=4,
     )
     return layers

@@ -11,6 +11,7 @@ from .fact import as_facts, pad, subject_last
 from .hooks import by_row, evaluating, watch
 from .memory import Room
 from .models import View
+from .running import exact
 
 AVERAGES = ("bare", "uniform", "half")
 SHARED_BY = 8  # facts from which on it pays to read what a context's rows begin with only once
@@ -42,7 +43,8 @@ def at_subject(model, tok, facts, wanted, contexts=("",), average="half", batch_
     Returns {(what, layer): (d, E) float64}, one column a fact. The forward pass stops at the
     highest layer asked for, and nothing after the subject is read.
     """
-    facts, view, wanted = as_facts(facts), View(model), list(dict.fromkeys(wanted))
+    facts, view = as_facts(facts), View(model)
+    wanted = list(dict.fromkeys((what, *view.layers(layer)) for what, layer in wanted))
     weights = context_weights(contexts, average)
     modules = {
         (what, layer): view.block(layer) if what == "block" else view.down(layer)
@@ -52,10 +54,11 @@ def at_subject(model, tok, facts, wanted, contexts=("",), average="half", batch_
     for context, weight in zip(contexts, weights.tolist(), strict=True):
         for e, fact in enumerate(facts if weight else ()):
             ids, position = subject_last(tok, fact, context)
+            view.check(ids, tok)
             group = groups.setdefault(context if len(facts) >= SHARED_BY else "", [])
             group.append((e, weight, ids[: position + 1]))
     out, room = {}, Room(batch_size, "batch_size")
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), evaluating(view.model):
         for group in groups.values():
             n, past = _shared(view, [ids for _, _, ids in group], modules)
             for part in _alike([len(ids) - n for _, _, ids in group], batch_size):
@@ -64,16 +67,14 @@ def at_subject(model, tok, facts, wanted, contexts=("",), average="half", batch_
                         chunk = [group[i] for i in part[: room.size]]
                         fact_of, weight, rows = zip(*chunk, strict=True)
                         with watch(modules, stop=True) as seen:
-                            view.model.base_model(**_rest(rows, tok, view.device, n, past))
+                            view.run(*_rest(view, rows, tok, n, past))
                         last = torch.tensor([len(ids) - n - 1 for ids in rows])
                         read = [_at(seen[name], name[0], last) for name in wanted]
-                        for name, hidden in zip(wanted, read, strict=True):
+                        for name, hidden in zip(wanted, map(exact, read), strict=True):
                             if name not in out:
                                 shape = hidden.shape[1], len(facts)
-                                out[name] = hidden.new_zeros(shape, dtype=torch.float64)
-                            column = hidden.double().T * hidden.new_tensor(
-                                weight, dtype=torch.float64
-                            )
+                                out[name] = hidden.new_zeros(shape)
+                            column = hidden.T * hidden.new_tensor(weight)
                             out[name].index_add_(
                                 1, last.new_tensor(fact_of).to(column.device), column
                             )
@@ -105,34 +106,32 @@ def _shared(view, rows, modules):
 
     At most all but the last token of the shortest row, so that every row has something left.
     """
-    from transformers import DynamicCache
-
     most = min(map(len, rows)) - 1
     columns = zip(*(ids[:most] for ids in rows), strict=True)
     n = next((i for i, ids in enumerate(columns) if len(set(ids)) > 1), most)
     if n < 2 or len(rows) < SHARED_BY:
         return 0, []
-    past = DynamicCache()
+    past = view.cache()
     with watch(modules, stop=True):
-        ids = torch.tensor([rows[0][:n]], device=view.device)
-        view.model.base_model(input_ids=ids, past_key_values=past, use_cache=True)
+        view.run({"input_ids": torch.tensor([rows[0][:n]], device=view.device)}, past)
     return n, [(layer.keys, layer.values) for layer in past.layers if layer.is_initialized]
 
 
-def _rest(rows, tok, device, n, past):
-    """Arguments with which the model goes on after the first n tokens of rows, which they share."""
-    from transformers import DynamicCache
-
-    batch = pad([ids[n:] for ids in rows], tok, device)
+def _rest(view, rows, tok, n, past):
+    """Batch and cache with which the model goes on after the first n tokens, which rows share."""
+    batch = pad([ids[n:] for ids in rows], tok, view.device)
     if n == 0:
-        return batch | {"use_cache": False}
+        return batch, None
     mask = batch["attention_mask"]
     batch["attention_mask"] = torch.cat([mask.new_ones(len(rows), n), mask], 1)
-    batch["position_ids"] = n + torch.arange(mask.shape[1], device=device).expand(len(rows), -1)
+    batch["position_ids"] = n + torch.arange(mask.shape[1], device=view.device).expand(
+        len(rows), -1
+    )
     copies = [tuple(x.expand(len(rows), -1, -1, -1) for x in layer) for layer in past]
-    return batch | {"past_key_values": DynamicCache(copies), "use_cache": True}
+    return batch, view.cache(copies)
 
 
 def keys(model, tok, facts, layer, contexts=("",), average="half"):
     """K (d_in, E): the key k* of each fact at `layer`. ROME paper eq. 3, MEMIT paper sec. 4.3.2."""
-    return at_subject(model, tok, facts, [("key", layer)], contexts, average)["key", layer]
+    found = at_subject(model, tok, facts, [("key", layer)], contexts, average)
+    return next(iter(found.values()))

@@ -20,11 +20,12 @@ import torch
 
 from .edits import edits_of
 from .errors import FactError, MeditError, ModelError
-from .fact import as_facts, encode, pad, with_target
+from .fact import as_facts, encode, with_target
 from .hooks import evaluating
 from .memory import Room
 from .models import why_not_finite
 from .processes import ALONE
+from .running import LM
 from .settings import MOST_SEED, number, shown, whole
 
 # name: (prompts, what is averaged); prompts E = rewrite, P = paraphrases, N = neighborhood
@@ -123,18 +124,8 @@ def _logprobs(model, tok, pairs, batch_size, processes=ALONE):
 
 def _logits(model, tok, rows, row, col):
     """Logits (n, vocabulary), float32, at tokens col[i] of rows[row[i]]: no others are computed."""
-    limit = _window(model)
-    for ids in rows:
-        if not 0 < len(ids) <= limit:
-            start = tok.decode(ids[:9])
-            raise FactError(f"{start!r}... has {len(ids)} tokens; the model takes 1 to {limit}")
-    batch = pad([list(ids) for ids in rows], tok, model.device)
-    hidden = model.base_model(**batch, use_cache=False).last_hidden_state  # after the final norm
-    return model.get_output_embeddings()(hidden[row, col]).float()
-
-
-def _window(model):
-    return getattr(model.config, "max_position_embeddings", None) or 2**20
+    lm = LM(model)
+    return lm.read(lm.batch(rows, tok), row, col)
 
 
 def top_tokens(model, tok, prompts, k=5):
@@ -155,7 +146,7 @@ def perplexity(model, tok, texts, batch_size=8):
     Each text is encoded separately; its first token has nothing before it and is not counted. A
     text longer than the model's context is cut into pieces that are read separately.
     """
-    window = _window(model)
+    window = LM(model).window
     pieces = []
     for text in [texts] if isinstance(texts, str) else texts:
         ids, _ = encode(tok, text)
@@ -371,21 +362,14 @@ def generate(model, tok, prompts, n_tokens=100, top_k=1, seed=0):
     by_length = {}
     for i, row in enumerate(rows):
         by_length.setdefault(len(row), []).append(i)
-    generator = torch.Generator().manual_seed(seed)
+    generator, lm = torch.Generator().manual_seed(seed), LM(model)
     out = [None] * len(rows)
     with torch.no_grad(), evaluating(model):
         for length, members in by_length.items():  # equal lengths: no padding
-            ids = step = torch.tensor([rows[i] for i in members], device=model.device)
+            ids = step = lm.batch([rows[i] for i in members], tok)["input_ids"]
             cache = None
-            for _ in range(min(n_tokens, _window(model) - length)):
-                seen = model.base_model(
-                    input_ids=step,
-                    attention_mask=torch.ones_like(ids),
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-                cache = seen.past_key_values
-                logits = model.get_output_embeddings()(seen.last_hidden_state[:, -1]).float()
+            for _ in range(min(n_tokens, lm.window - length)):
+                logits, cache = lm.next(ids, step, cache)
                 best, index = logits.topk(top_k)
                 drawn = torch.multinomial(best.softmax(-1).cpu(), 1, generator=generator)
                 step = index.gather(1, drawn.to(index.device)).to(ids.device)

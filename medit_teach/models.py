@@ -5,15 +5,20 @@ import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import torch
 
-from .errors import ModelError
+from .errors import HyperError, ModelError
+from .hooks import first, watch
 from .memory import ran_out
+from .running import LM, PROBE, alike, exact, known_of, looking, unwrapped
+from .settings import layer_numbers
 
 EMBEDDED = Path(__file__).parent / "tiny" / "models"
 DEFAULT = "tiny-gptj"
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # of an editable matrix
 DTYPES = ("float32", "bfloat16", "float16")  # that load takes by name
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or several files, named by an index
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
@@ -26,8 +31,10 @@ class Architecture:
     blocks: the list of decoder blocks, from the model. mlp, attention, down: from a block; down is
     the matrix that is edited, the MLP's last one (in a gated MLP its input, the key, is the gated
     activation). transposed: its weight is stored (d_in, d_out), as GPT-2's Conv1D does.
-    embedding: the token embedding; norm: the norm before the head. The output of `down` must be
-    added to the residual stream as it is: a model that normalises it first needs other targets.
+    embedding: the token embedding; norm: the norm before the head. after: what is done to down's
+    output before it is added to the residual stream, from a block: a norm (Gemma 2's
+    post_feedforward_layernorm) or a number (Granite's residual_multiplier); "" for nothing. View
+    tries all this out on each model, and refuses one that works otherwise.
 
     Not declared: the head, which is the model's get_output_embeddings(), tied to the embedding or
     not; and whether a text begins with a BOS, which the tokenizer decides. A family that is not in
@@ -41,6 +48,7 @@ class Architecture:
     embedding: str
     norm: str
     transposed: bool = False
+    after: str = ""
 
 
 ARCHITECTURES = {
@@ -91,11 +99,12 @@ ARCHITECTURES |= dict.fromkeys(  # one form: gated MLP, RMSNorm
 )
 
 
-class View:
+class View(LM):
     """A model seen through its architecture: view.down(3), view.weight(3), view.logits(hidden)."""
 
     def __init__(self, model, architecture=None):
         """architecture: an Architecture, for a family that ARCHITECTURES does not hold."""
+        model = unwrapped(model)
         kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
         architecture = architecture or ARCHITECTURES.get(kind)
         if architecture is None:
@@ -104,7 +113,8 @@ class View:
                 f"Declare it: medit_teach.models.ARCHITECTURES[{kind!r}] = Architecture("
                 "blocks=..., mlp=..., attention=..., down=..., embedding=..., norm=...)"
             )
-        if not getattr(getattr(model, "config", None), "do_layer_norm_before", True):  # opt-350m
+        super().__init__(model)
+        if not getattr(model.config, "do_layer_norm_before", True):  # opt-350m
             raise ModelError(
                 f"this {kind} model normalises a block's output after the MLP; its edits would "
                 "need other targets. Use a size that normalises before"
@@ -116,12 +126,14 @@ class View:
                 f"{away} is not in memory: the device map put it on the disk or in the host's RAM. "
                 "Load in half precision, over more devices, or with a map that holds it all"
             )
-        self.model, self.architecture = model, architecture
+        self.architecture = architecture
         self.blocks = self._part(model, "blocks")
         self.n_layers = len(self.blocks)
         self.embedding = self._part(model, "embedding")
         self.norm = self._part(model, "norm")
-        self.device = self.embedding.weight.device
+        tried = known_of(model).setdefault("tried", [])
+        if architecture not in tried and self._try():
+            tried.append(architecture)
 
     def _part(self, root, name):
         """root's submodule at the declared path; ModelError if it has none."""
@@ -135,11 +147,21 @@ class View:
 
     def block(self, layer):
         """Decoder block `layer`; ModelError if there is none."""
-        if not (isinstance(layer, int) and 0 <= layer < self.n_layers):
+        (layer,) = layer_numbers(layer)
+        if not 0 <= layer < self.n_layers:
             raise ModelError(
                 f"layer {layer} is out of range: the model has 0 to {self.n_layers - 1}"
             )
         return self.blocks[layer]
+
+    def layers(self, layers, error=HyperError):
+        """A tuple of layers that the model has, ascending, from what `layer_numbers` takes."""
+        layers = layer_numbers(layers, error)
+        for layer in layers:
+            self.block(layer)
+        if not layers:
+            raise error("no layers were given; give layers=[...]")
+        return layers
 
     def mlp(self, layer):
         """The whole MLP of block `layer` (OPT has none: its last matrix)."""
@@ -166,9 +188,119 @@ class View:
         """b (d_out,) or None."""
         return getattr(self.down(layer), "bias", None)
 
+    def after(self, layer):
+        """What is done to down's output before it is added: a module, a number, or None."""
+        path = self.architecture.after
+        try:
+            return attrgetter(path)(self.block(layer)) if path else None
+        except AttributeError as error:
+            raise ModelError(f"a block has no {path!r}, declared as after: {error}") from None
+
+    def arrives(self, layer, value, step):
+        """By how much a block's output moves when down's, `value`, moves by `step` (..., d_out)."""
+        after = self.after(layer)
+        if isinstance(after, torch.nn.Module):
+            return after(value + step) - after(value)
+        return step if after is None else after * step
+
+    def as_value(self, site, layer, residual):
+        """The residual (d_out, E) at `site` as one of down's output.
+
+        ModelError at site "block", if a norm stands between: then none has the same effect on all.
+        """
+        after = self.after(layer) if site == "block" else None
+        if isinstance(after, torch.nn.Module):
+            raise ModelError(
+                f"this {self.model.config.model_type} model normalises what its MLP gives, and a "
+                'target for a block\'s output may be out of reach: edit one layer with site="value"'
+            )
+        return residual if after is None else residual / after
+
+    def _try(self):
+        """Try the declaration out in two short passes; ModelError, with the reason, if it is not
+        so. True if that was possible: not on a skeleton, nor with weights that are not finite."""
+        layers = range(self.n_layers)
+        for layer in layers:
+            self._plain_matrix(layer)
+        if len({id(self.parameter(layer)) for layer in layers}) < self.n_layers:
+            raise ModelError(
+                "several layers share one matrix: an edit of one would change them all"
+            )
+        if any(p.is_meta for p in self.model.parameters()):
+            return False
+        parts = {("block", i): self.block(i) for i in layers}
+        parts |= {("down", i): self.down(i) for i in layers}
+        with looking(self.model):
+            with watch(parts) as seen:
+                own = self.model(**self.probe()).logits
+            if not torch.isfinite(own).all():
+                return False
+            for layer in layers:
+                before = seen["block", layer - 1].output if layer else seen["block", 0].input
+                self._try_block(layer, before, seen["block", layer], seen["down", layer])
+            if not alike(self.logits(seen["block", self.n_layers - 1].output), own):
+                raise ModelError(
+                    f"norm and head on what the last block gives are not the logits of this "
+                    f"{self.model.config.model_type} model; look at blocks= and norm="
+                )
+        return True
+
+    def _plain_matrix(self, layer):
+        down = self.down(layer)
+        weight = getattr(down, "_parameters", {}).get("weight")
+        if type(weight) is not torch.nn.Parameter or weight.dtype not in FLOATS or weight.ndim != 2:
+            raise ModelError(
+                f"the MLP down-projection of layer {layer} is a {type(down).__name__} without a "
+                "plain matrix of weights (quantised, adapted or packed), and cannot be edited; "
+                "load the full-precision weights, or merge the adapter (model.merge_and_unload())"
+            )
+
+    def _try_block(self, layer, before, block, down):
+        """Layer by itself: down gives W k + b, and a step of that arrives as declared, at its token
+        alone. before: what the last block gave; block, down: what was seen of this one."""
+        kind = self.model.config.model_type
+        if block.input is None or not alike(block.input, before):
+            raise ModelError(f"in this {kind} model something is done between blocks {layer - 1} "
+                             f"and {layer}; look at blocks=")  # fmt: skip
+        if down.input is None or down.input.numel() != PROBE * self.weight(layer).shape[1]:
+            raise ModelError(
+                f"not every token goes through down of layer {layer} once (a mixture of experts?): "
+                "such a layer cannot be edited"
+            )
+        key, value, out = (x.reshape(PROBE, -1) for x in (down.input, down.output, block.output))
+        eps = torch.finfo(value.dtype).eps
+        bias = self.bias(layer)
+        made = exact(key) @ exact(self.weight(layer)).T
+        made = made if bias is None else made + exact(bias)
+        if (made - exact(value)).norm() > max(0.01, 8 * eps) * exact(value).norm():
+            raise ModelError(
+                f"down of layer {layer} does not give W k + b (an adapter, a hook, or transposed= "
+                "is wrong): it cannot be edited"
+            )
+        size = torch.tensor([0, 1, 0, 2.5, 0])[:, None]  # how far each token's value is moved
+        noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)) * size
+        scale = torch.maximum(*(x.to(value.device).float().square().mean(1).sqrt()
+                                for x in (value, out)))[:, None]  # fmt: skip
+        step = (noise.to(value.device) * scale).to(value.dtype)
+        add = {"down": lambda x: x + step.view_as(x)}
+        with watch({"down": self.down(layer)}, add):
+            moved = first(self.block(layer)(*block.args, **block.kwargs)).reshape(PROBE, -1)
+        wanted = exact(self.arrives(layer, value, step).to(out.device))
+        error = (exact(moved) - exact(out) - wanted).norm(dim=1)
+        floor = eps * exact(out).norm(dim=1) + max(1e-3, 8 * eps) * wanted.norm(dim=1)
+        if (error > floor).any():
+            share = float(error.max() / wanted.norm(dim=1).max())
+            raise ModelError(
+                f"a block of this {kind} model does not add what down gives "
+                f"{'as after= says' if self.architecture.after else 'as it is'} (layer {layer}: a "
+                f"step of it arrives changed by {share:.0%}), so its edits would miss their "
+                "targets. Declare the norm or the number in between as after=..., or do not "
+                "declare the family"
+            )
+
     def logits(self, hidden):
         """Final norm and head on block outputs `hidden` (..., d_out) -> (..., vocabulary)."""
-        return self.model.get_output_embeddings()(self.norm(hidden))
+        return self.head(self.norm(hidden))
 
 
 def load(name=None, dtype=None, device=None, device_map=None, revision=None):
@@ -181,8 +313,9 @@ def load(name=None, dtype=None, device=None, device_map=None, revision=None):
     and accelerate place the parts; each edit and each C0 then lies where its layer is).
     device="auto" is the same as device_map="auto".
     revision: branch, tag or commit of a hub repository ("float16" of "EleutherAI/gpt-j-6b").
-    Raises ModelError, in one line, when the model cannot be found, does not fit, or is not whole:
-    the message names the file, or the weights, that are missing.
+    Raises ModelError, in one line, when the model cannot be found, does not fit, is quantised, or
+    is not whole: the message names the file, or the weights, that are missing. Code that comes with
+    a model is never run. Without a network only the hub's cache is looked at.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -209,25 +342,36 @@ def load(name=None, dtype=None, device=None, device_map=None, revision=None):
     _available(device_map)
     kwargs = {"dtype": dtype, "device_map": device_map, "revision": revision}
     kwargs["output_loading_info"] = True
+    where = {"trust_remote_code": False}
+    if not source.is_dir() and not reachable():
+        where["local_files_only"] = True
     source = str(source) if source.is_dir() else name
     try:
         with _silent(folder.is_dir()):
-            tok = AutoTokenizer.from_pretrained(source, revision=revision or "main")
+            tok = AutoTokenizer.from_pretrained(source, revision=revision or "main", **where)
             kwargs = {k: v for k, v in kwargs.items() if v is not None}
-            model, info = AutoModelForCausalLM.from_pretrained(source, **kwargs)
+            model, info = AutoModelForCausalLM.from_pretrained(source, **kwargs, **where)
     except SafetensorError as error:
         broken = ", ".join(p.name for p in Path(source).glob("*.safetensors") if _broken(p))
         raise ModelError(
             f"cannot load {name!r}: {broken or 'its weights file'} is damaged or cut short "
             f"({error}); copy it again"
         ) from error
-    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+    except Exception as error:  # transformers and tokenizers raise any kind for a damaged file
         if ran_out(error):
             raise ModelError(
                 f"{name!r} does not fit: load it with dtype=torch.float16 or torch.bfloat16, over "
                 'several devices with device_map="auto", or take a smaller model'
             ) from error
-        reason = str(error).strip().splitlines()[0].rstrip(". ")
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"{name!r} comes with code of its own, which is not run. If you trust it, load "
+                "it yourself (AutoModelForCausalLM and AutoTokenizer.from_pretrained(..., "
+                "trust_remote_code=True)) and give model and tokenizer to medit_teach"
+            ) from error
+        reason = one_line(error)
+        if isinstance(error, OSError) and where.get("local_files_only"):
+            reason = "the hub cannot be reached, and its cache here does not hold it"
         raise ModelError(
             f"cannot load {name!r}: {reason}. Embedded models need no network: "
             f"{', '.join(embedded())}; a local folder needs config.json, weights and tokenizer"
@@ -238,16 +382,60 @@ def load(name=None, dtype=None, device=None, device_map=None, revision=None):
             f"the weights of {name!r} are incomplete: {lacking[0]} and {len(lacking) - 1} more are "
             "missing, and would be random; copy the model again, or mend its config.json"
         )
+    _not_quantised(name, model.config.to_dict())
     return model.eval(), tok
+
+
+def reachable():
+    """Whether the hub answers: one question, without the half minute of tries of its client."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # whatever the client raises without a network
+        return False
+    return True
+
+
+def one_line(error):
+    """The first line of what an error says, or its name."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(". ") if lines else type(error).__name__
+
+
+def _not_quantised(name, config):
+    how = config.get("quantization_config")
+    if how:
+        method = how.get("quant_method", "") if isinstance(how, dict) else type(how).__name__
+        raise ModelError(
+            f"{name!r} is quantised ({method}): its packed matrices cannot be edited. Load the "
+            "full-precision weights"
+        )
 
 
 def _whole(folder):
     """ModelError that names the missing file, unless `folder` holds config, weights, tokenizer."""
     there = {path.name for path in folder.iterdir()}
+    if "config.json" in there:
+        try:
+            config = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        except (ValueError, TypeError, OSError) as error:
+            raise ModelError(
+                f"{str(folder / 'config.json')!r} is damaged ({one_line(error)}); copy it again"
+            ) from error
+        _not_quantised(str(folder), config)
     indices = [f"{name}.index.json" for name in WEIGHTS if f"{name}.index.json" in there]
     missing = sorted({"config.json"} - there)
     if indices and not there & set(WEIGHTS):
-        shards = set(json.loads((folder / indices[0]).read_text())["weight_map"].values())
+        try:
+            shards = json.loads((folder / indices[0]).read_text(encoding="utf-8"))
+            shards = set(shards["weight_map"].values())
+        except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
+            raise ModelError(
+                f"{str(folder / indices[0])!r} is damaged ({one_line(error)}); copy it again"
+            ) from error
         missing += sorted(shards - there)
     elif not there & set(WEIGHTS):
         missing.append(f"the weights ({' or '.join(WEIGHTS)})")
@@ -275,8 +463,7 @@ def _available(device_map):
         try:
             torch.empty(0, device=device if device != "disk" else "cpu")
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).strip().splitlines()[0].rstrip(". ")
-            raise ModelError(f"no device {str(device)!r} here: {reason}") from None
+            raise ModelError(f"no device {str(device)!r} here: {one_line(error)}") from None
 
 
 @contextmanager
@@ -301,7 +488,7 @@ def embedded():
 
 def card(model):
     """What an embedded model's config.json says of itself ({} for any other model)."""
-    return getattr(model.config, "medit_teach", None) or {}
+    return getattr(unwrapped(model).config, "medit_teach", None) or {}
 
 
 def is_embedded(model):
@@ -321,6 +508,7 @@ def check_finite(view, layers):
 
 def why_not_finite(model):
     """Why a model gives NaN or infinite numbers, and what to do (a sentence for an error)."""
+    model = unwrapped(model)
     broken = next((n for n, p in model.named_parameters() if not torch.isfinite(p).all()), None)
     if broken:
         return f"the model has NaN or infinite weights ({broken}); load it again"
@@ -335,7 +523,7 @@ def why_not_finite(model):
 def fingerprint(model):
     """Hash of all weights (hex). A tensor is hashed again only when it has changed."""
     total = hashlib.blake2b(digest_size=16)
-    for name, p in model.named_parameters():
+    for name, p in unwrapped(model).named_parameters():
         total.update(f"{name} {tensor_hash(p)}".encode())
     return total.hexdigest()
 

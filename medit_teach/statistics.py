@@ -20,13 +20,14 @@ import torch
 
 from . import kept, objective
 from .errors import MeditError, StatisticsError
-from .fact import encode, pad
+from .fact import encode
 from .hooks import evaluating, watch
 from .kept import Damaged, Unwritable, write_whole
 from .memory import Room, ran_out
 from .models import View, fingerprint, why_not_finite
 from .processes import ALONE
-from .settings import dtype_of, layer_numbers, truth, whole
+from .running import exact, home
+from .settings import dtype_of, truth, whole
 
 SAVE_EVERY = 30.0  # seconds of work between two saves of what is unfinished, or
 SAVE_SHARE = 20.0  # times as long as the last save took, where that is more
@@ -74,7 +75,7 @@ class Statistics:
 
     def device(self, layer):
         """Where the C0 of this layer lies: the host, if it is read from the disk."""
-        return torch.device("cpu") if isinstance(self.C0, _Files) else self.C0[layer].device
+        return torch.device("cpu") if isinstance(self.C0, _Files) else home(self.C0[layer].device)
 
     def __getitem__(self, layer):
         """C0 of this layer, (d_in, d_in) float64; StatisticsError if there is none."""
@@ -89,6 +90,7 @@ class Statistics:
     def _there(self, layer):
         if layer not in self.C0:
             raise StatisticsError(f"no C0 for layer {layer}; there is one for {sorted(self.C0)}")
+        return exact(self.C0[layer])
 
     @property
     def origin(self):
@@ -338,9 +340,8 @@ def second_moment(
     progress: show a bar. processes: each reads its share of the batches, all have the whole C0.
     StatisticsError if there are fewer tokens than key dimensions, which would make C0 singular.
     """
-    view, layers = View(model), layer_numbers(layers, StatisticsError)
-    if not layers:
-        raise StatisticsError("no layer was given: which layers' keys shall be read?")
+    view = View(model)
+    layers = view.layers(layers, StatisticsError)
     tokens = whole("tokens", tokens, 1, error=StatisticsError)
     batch_tokens = whole("batch_tokens", batch_tokens, 1, error=StatisticsError)
     dtype = dtype_of("dtype", dtype, StatisticsError)
@@ -348,7 +349,7 @@ def second_moment(
     if one_at_a_time and not cache:
         raise StatisticsError("one_at_a_time keeps C0 on the disk: give cache=True or a folder")
     d_in = max(view.weight(layer).shape[1] for layer in layers)
-    rows = _take(tok, texts, tokens, _context_length(model))
+    rows = _take(tok, texts, tokens, min(LONGEST, view.window))
     count = sum(map(len, rows))
     if count < d_in:
         raise StatisticsError(
@@ -455,7 +456,7 @@ def _collect(view, tok, batches, layers, part, progress, keep=False):
                 modules = {x: view.down(x) for x in layers if done[x] == b}
                 for keys in _keys(view, tok, batches[b], modules):
                     for layer in modules:
-                        K = keys.pop(layer).double()  # (tokens, d_in)
+                        K = exact(keys.pop(layer))  # (tokens, d_in)
                         sums[layer] = sums[layer].to(K)
                         for i in range(0, K.shape[1], ROWS):
                             sums[layer][i : i + ROWS, i:] += K.T[i : i + ROWS] @ K[:, i:]
@@ -483,7 +484,7 @@ def _collect(view, tok, batches, layers, part, progress, keep=False):
 def _unfinished(W, path, most):
     """(sum, number of batches in it, of `most`) as they lie in the file `path`; if there is none,
     zeros and 0. A damaged file, or one that was written under another name, is set aside."""
-    d = W.shape[1]
+    d, at = W.shape[1], home(W.device)
     try:
         if path and os.path.exists(path):
             saved, about = kept.load(path)
@@ -493,12 +494,12 @@ def _unfinished(W, path, most):
             fits = S.dtype == torch.float64 and done.numel() == 1 and 0 <= int(done) <= most
             if not fits or not torch.isfinite(S).all():
                 raise Damaged("it is no part of this sum")
-            return S.to(W.device), int(done)
+            return S.to(at), int(done)
     except Damaged as error:  # it only costs the time to collect again
         kept.set_aside(path, error)
     except OSError as error:
         kept.warn(f"cannot read {path}: {kept.reason(error)}; its part is collected again")
-    return torch.zeros(d, d, dtype=torch.float64, device=W.device), 0
+    return torch.zeros(d, d, dtype=torch.float64, device=at), 0
 
 
 def _of(path):
@@ -515,9 +516,9 @@ def _keys(view, tok, rows, modules):
         keys = None
         with room:
             some = rows[done : done + room.size // longest]
-            batch = pad(some, tok, view.device)
+            batch = view.batch(some, tok)
             with watch(modules, stop=True) as seen:
-                view.model(**batch, use_cache=False)
+                view.run(batch)
             real = batch["attention_mask"].bool().flatten()
             flat = {layer: seen[layer].input.flatten(0, -2) for layer in modules}
             keys = {layer: K[real.to(K.device)] for layer, K in flat.items()}
@@ -543,10 +544,6 @@ def _take(tok, texts, tokens, longest):
         if left <= 0:
             break
     return rows
-
-
-def _context_length(model):
-    return min(LONGEST, getattr(model.config, "max_position_embeddings", None) or 1024)
 
 
 class _bar:

@@ -27,12 +27,13 @@ import torch
 
 from .errors import HyperError, MeditError
 from .fact import as_facts, encode, last_token, pad, subject_last, with_target
-from .hooks import evaluating, first, watch
+from .hooks import by_row, evaluating, first, watch
 from .kept import Damaged, load, reason, save, set_aside, warn, warn_unwritten, write_whole
 from .keys import at_subject
 from .memory import Room
 from .models import View, fingerprint, why_not_finite
 from .processes import ALONE
+from .running import exact, home
 
 BATCH = 32  # facts optimised together
 
@@ -62,6 +63,7 @@ def optimise_values(model, tok, facts, layer, hyper, batch_size=BATCH, progress=
     """
     facts = as_facts(facts)
     site = (hyper.site, layer)
+    View(model).as_value(*site, torch.zeros(0))  # such a target can be written, or an error
     start = at_subject(model, tok, facts, [site], hyper.contexts, hyper.start_average)[site]
     parts, room, done = [], Room(batch_size, "batch_size"), 0
     order = sorted(range(len(facts)), key=lambda e: _tail(tok, facts[e]))
@@ -83,7 +85,7 @@ def optimise_values(model, tok, facts, layer, hyper, batch_size=BATCH, progress=
                 if progress:
                     progress(len(chunk))
     _, deltas, losses = zip(*sorted(parts, key=lambda part: part[0]), strict=True)
-    delta = torch.stack(deltas, 1).double()
+    delta = exact(torch.stack(deltas, 1))
     return Values(start + delta, start, delta, torch.stack(losses))
 
 
@@ -134,7 +136,7 @@ class Targets:
             if progress:
                 progress(len(chunk))
         for names, rows in chain.from_iterable(processes.gathered(mine)):
-            known.update(zip(names, rows.to(self.model.device), strict=True))
+            known.update(zip(names, rows.to(home(self.model.device)), strict=True))
         return torch.stack([known[self._name(f)] for f in facts], 1)
 
     def missing(self, facts, hyper):
@@ -178,7 +180,7 @@ class Targets:
                     raise Damaged("it holds other targets")
                 if not torch.isfinite(rows).all():
                     raise Damaged("its targets are not finite")
-                known.update(zip(names, rows.to(self.model.device), strict=True))
+                known.update(zip(names, rows.to(home(self.model.device)), strict=True))
             except Damaged as error:
                 set_aside(path, error)
             except OSError as error:
@@ -196,7 +198,7 @@ def _optimise(view, tok, facts, layer, v0, hyper):
     """delta (E, d_out) and losses (E, steps, 3) for one chunk of facts."""
     batch = _rows(tok, facts, hyper)
     with torch.no_grad():
-        hidden, later = _restart(view, tok, batch["ids"], batch["position"], layer)
+        hidden, value, later = _restart(view, tok, batch["ids"], batch["position"], layer)
     device, E = hidden.device, len(facts)
     batch = {k: v if k in ("ids", "position") else v.to(device) for k, v in batch.items()}
     row, label, weight = batch["row"], batch["label"], batch["weight"]
@@ -212,7 +214,10 @@ def _optimise(view, tok, facts, layer, v0, hyper):
     log_p0 = None
 
     for step in range(hyper.steps):
-        h = torch.cat([hidden[:, :1] + delta[fact_of, None].to(hidden.dtype), hidden[:, 1:]], 1)
+        moved = delta[fact_of, None].to(hidden.dtype)
+        if hyper.site == "value":
+            moved = view.arrives(layer, value, moved)
+        h = torch.cat([hidden[:, :1] + moved, hidden[:, 1:]], 1)
         for block, args, kwargs in later:
             h = first(block(h, *args, **kwargs))
         read = h[rows.to(h.device), cols.to(h.device)]  # the last blocks may lie elsewhere
@@ -282,28 +287,16 @@ def _rows(tok, facts, hyper):
     return {k: v if k == "ids" else torch.tensor(v) for k, v in out.items()}
 
 
-class _Past:
-    """Stands for a cache in the blocks: at every call the same earlier keys and values."""
-
-    def __init__(self, layers):
-        self.layers = layers  # [(keys, values)], each (rows, heads, tokens, d)
-
-    def update(self, keys, values, layer, *args, **kwargs):
-        before = self.layers[layer]
-        return torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)
-
-
 def _restart(view, tok, ids, position, layer):
     """Outputs of block `layer` from each row's `position` on, and the later blocks' calls there.
 
-    Returns hidden (rows, tokens, d), its column 0 being the subject's last token, and a list of
-    (block, args, kwargs) with which each later block gives what it gives in the whole model.
+    Returns hidden (rows, tokens, d), its column 0 being the subject's last token, the output of the
+    down-projection there (rows, 1, d), and a list of (block, args, kwargs) with which each later
+    block gives what it gives in the whole model.
     """
-    from transformers import DynamicCache
-
     device, position = view.device, position.to(view.device)
-    whole = DynamicCache()
-    view.model.base_model(**pad(ids, tok, device), past_key_values=whole, use_cache=True)
+    whole = view.cache()
+    view.run(view.batch(ids, tok), whole)
     # what lies before `position`, moved to the right, so that all rows go on at the same column
     longest = int(position.max())
     column = torch.arange(longest, device=device) - (longest - position)[:, None]  # (rows, longest)
@@ -320,17 +313,15 @@ def _restart(view, tok, ids, position, layer):
     step = torch.arange(batch["input_ids"].shape[1], device=device)
     batch["position_ids"] = (position[:, None] + step).clamp(max=max(map(len, ids)) - 1)
     modules = {i: view.block(i) for i in range(layer, view.n_layers)}
+    modules["down"] = view.down(layer)
     with watch(modules) as seen:
-        view.model.base_model(**batch, past_key_values=DynamicCache(past), use_cache=True)
-
-    def fixed(x):
-        return _Past(past) if isinstance(x, DynamicCache) else x
-
+        view.run(batch, view.cache(past))
+    fixed = view.fixed(past)
     calls = []
     for i in range(layer + 1, view.n_layers):
         kwargs = {k: fixed(v) for k, v in seen[i].kwargs.items() if k != "hidden_states"}
         calls.append((view.block(i), [fixed(x) for x in seen[i].args[1:]], kwargs))
-    return seen[layer].output, calls
+    return seen[layer].output, by_row(seen["down"].output, len(ids))[:, :1], calls
 
 
 def check_site(site):

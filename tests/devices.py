@@ -11,6 +11,7 @@ class Devices(TorchFunctionMode):
 
     A call that mixes tensors of two devices fails, as it does on a machine that has them. What
     torch allows there is allowed here: a tensor without dimensions, or an index, on the CPU.
+    "mps" has no float64, as the real one.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -29,6 +30,7 @@ class Devices(TorchFunctionMode):
         out = func(*args, **kwargs)
         for x in _tensors(out):
             x._pretended = str(wanted) if wanted is not None else where
+            _exists(x)
         return out
 
     def _agree(self, name, args, kwargs):
@@ -66,7 +68,14 @@ def _move(name, args, kwargs):
     if out is tensor and goal != device_of(tensor):
         out = tensor.clone()
     out._pretended = goal
+    _exists(out)
     return out
+
+
+def _exists(x):
+    """TypeError for a number format that the device does not have."""
+    if device_of(x).startswith("mps") and x.dtype == torch.float64:
+        raise TypeError("the MPS framework doesn't support float64")
 
 
 def device_of(x):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach import metrics
+from medit_teach import hyper, metrics, values
 from medit_teach.models import ARCHITECTURES, View
 from medit_teach.study import locate
 
@@ -57,6 +57,36 @@ def test_the_same_numbers_over_three_devices(kind):
             assert a == b
 
 
+@pytest.mark.parametrize("kind", ["gptj", "gpt2"])
+def test_the_same_numbers_on_a_device_without_float64(kind, tmp_path):
+    """All that is computed in float64 (keys, C0, the solve) lies on the host."""
+    tok = tiny_tokenizer()
+    model = tiny_model(kind, tok, d=16)
+    alone = work(model, tok)
+    places = dict.fromkeys(device_map(model, ARCHITECTURES[kind], ["mps:0"]), "mps:0")
+    with Untouched(model), spread(model, places):
+        there = work(model, tok)
+        for _ in range(2):  # collected, then found in the cache
+            C0 = mt.second_moment(model, tok, TEXTS, [0, 1], tokens=1500, cache=tmp_path)
+            assert [device_of(C0.C0[layer]) for layer in (0, 1)] == ["cpu", "cpu"]
+        with mt.edit(model, tok, FACTS, "memit", layers=[0, 1], statistics=C0, **QUICK) as e:
+            assert device_of(e.keys[1]) == device_of(e.values[0].target) == "cpu"
+            assert device_of(View(model).parameter(1)) == "mps:0"
+        for method in ("ft", "grace"):
+            with mt.edit(model, tok, FACTS[0], method, layers=[1], steps=3, lr=0.01):
+                metrics.top_tokens(model, tok, [FACTS[0].text])
+        targets = values.Targets(model, tok, tmp_path / "targets")
+        h = hyper.hyper("memit", model, layers=[1], **QUICK)
+        found = targets(FACTS, h)
+        again = values.Targets(model, tok, tmp_path / "targets")(FACTS, h)
+        assert device_of(found) == "cpu" and torch.equal(found, again)
+    for a, b in zip(alone, there, strict=True):
+        if isinstance(a, torch.Tensor):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(a.abs().max()))
+        else:
+            assert a == b
+
+
 def test_statistics_and_edits_lie_where_their_layer_is(tmp_path):
     tok = tiny_tokenizer()
     model = tiny_model("gptj", tok, d=16)
@@ -83,6 +113,12 @@ def test_what_the_pretended_devices_refuse():
             a[torch.zeros(2, dtype=torch.long, device="cuda:1")]
         with pytest.raises(TypeError, match="numpy"):
             a.numpy()
+        for make in (
+            lambda: torch.ones(2, device="mps").double(),
+            lambda: torch.ones(2, dtype=torch.float64).to("mps:0"),
+        ):
+            with pytest.raises(TypeError, match="float64"):
+                make()
         assert (a + b.to("cuda:0")).device == torch.device("cuda:0")
         assert (a[torch.tensor([0])] * torch.tensor(2.0)).to(b).device == torch.device("cuda:1")
         assert b.copy_(a) is b and b.device == torch.device("cuda:1") and b.cpu().numpy().sum() == 2

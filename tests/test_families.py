@@ -330,3 +330,50 @@ def test_llama_2_and_3_differ_in_their_presets():
         assert hyper.hyper("emmet", Model).ridge == "least"  # not Llama-2's 0.1
     assert (two.lr, two.clamp) == (0.5, 4.0) and (three.lr, three.clamp) == (0.1, 0.75)
     assert hyper.hyper("alphaedit", Model).threshold == 0.02
+
+
+def of_shape(size, **fields):
+    """A config with all that its model is known by, some of it changed."""
+    from transformers import AutoConfig
+
+    kind, n, width, *_ = size
+    known = {k: v[0] for k, v in hyper.KNOWN[size][1].items()} | fields
+
+    class Model:
+        config = AutoConfig.for_model(kind, num_hidden_layers=n, hidden_size=width, **known)
+
+    return Model
+
+
+@pytest.mark.parametrize("size", sorted(hyper.KNOWN, key=str))
+@pytest.mark.parametrize("added", [0, 1, 47, 256])
+def test_a_model_is_known_also_with_added_tokens(size, added):
+    model = of_shape(size)
+    model.config.vocab_size += added
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = hyper.hyper("rome", model)
+    wanted = hyper.ROME(**hyper.PRESETS[size, "rome"])
+    assert found == wanted
+
+
+@pytest.mark.parametrize("change", [
+    ("llama", 64000, dict(num_key_value_heads=4, rope_theta=5e6)),  # Yi-6B
+    ("llama", 32016, dict(rope_theta=1e6)),  # Code Llama
+    ("llama", 128257, dict()),  # neither Llama-2 nor Llama-3
+    ("llama", 55296, dict()),  # a Llama-2 with another vocabulary
+    ("gpt2", 21128, dict()),
+    ("gptj", 250000, dict()),
+    ("gptj", 50400, dict(rotary_dim=32)),
+])  # fmt: skip
+def test_a_model_of_the_same_shape_is_not_taken_for_another(change):
+    kind, vocabulary, fields = change
+    size = {"llama": hyper._LLAMA, "gpt2": hyper._XL, "gptj": hyper._J}[kind]
+    model = of_shape(size, vocab_size=vocabulary, **fields)
+    message = (
+        r"no preset for this \w+ model of \d+ layers \(of the shape of .*, but with .*\); edit"
+    )
+    for method in ("rome", "memit"):
+        with pytest.warns(UserWarning, match=message):
+            found = hyper.hyper(method, model)
+        assert found.clamp == hyper.METHODS[method]().clamp

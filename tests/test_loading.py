@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 import torch
@@ -174,3 +175,80 @@ def test_out_of_memory(folder, monkeypatch, error):
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", full)
     with pytest.raises(ModelError, match=r"does not fit: load it with dtype=torch\.float16"):
         mt.load(folder)
+
+
+@pytest.mark.parametrize("how", ["gptq", "awq", "bitsandbytes", "torchao", "compressed-tensors"])
+def test_a_quantised_model_is_named(folder, how):
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": how, "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=rf"is quantised \({how}\): its packed matrices cannot"):
+        mt.load(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", "null", '{"model": 3}', "\x00\x01"])
+def test_damaged_files_are_one_line(folder, name, text):
+    (folder / name).write_text(text)
+    try:  # a tokenizer needs no settings beside its file
+        mt.load(folder)
+    except ModelError as error:
+        assert "\n" not in str(error) and folder.name in str(error)
+    else:
+        assert name == "tokenizer_config.json"
+
+
+@pytest.mark.parametrize(
+    "change", [dict(model_type="nothing"), dict(model_type=3), dict(n_embd="x")]
+)
+def test_a_config_of_no_known_model(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelError) as error:
+        mt.load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_index_is_named(saved, tmp_path):
+    folder = shutil.copytree(saved[1], tmp_path / "model")
+    for text in ("", "[]", "{}", '{"weight_map": 3}'):
+        (folder / "model.safetensors.index.json").write_text(text)
+        with pytest.raises(ModelError, match=r"index\.json' is damaged"):
+            mt.load(folder)
+
+
+@pytest.mark.parametrize("what", ["AutoModelForCausalLM", "AutoConfig", "AutoTokenizer"])
+def test_code_that_comes_with_a_model_is_not_run_and_nothing_is_asked(folder, monkeypatch, what):
+    """Said to be a model, a config or a tokenizer of its own; the code would leave a mark."""
+    mark = folder / "ran"
+    (folder / "own.py").write_text(f"open({str(mark)!r}, 'w').write('')\nraise SystemExit(3)\n")
+    config = json.loads((folder / "config.json").read_text())
+    if what == "AutoTokenizer":
+        about = json.loads((folder / "tokenizer_config.json").read_text())
+        about |= {"tokenizer_class": "Own", "auto_map": {what: ["own.Own", "own.Own"]}}
+        (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    else:
+        config |= {"model_type": "own", "auto_map": {what: "own.Own", "AutoConfig": "own.Own"}}
+        (folder / "config.json").write_text(json.dumps(config))
+
+    def ask(*_):
+        raise AssertionError("something was asked")
+
+    monkeypatch.setattr("builtins.input", ask)
+    with pytest.raises(ModelError) as error:
+        mt.load(folder)
+    assert "comes with code of its own, which is not run" in str(error.value)
+    assert "trust_remote_code=True" in str(error.value) and not mark.exists()
+
+
+def test_without_a_network_a_hub_name_is_answered_at_once(monkeypatch):
+    """Offline mode is off, and the hub's address does not exist; a cached model is still found."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://localhost:9")
+    began = time.monotonic()
+    assert not models.reachable()
+    with pytest.raises(ModelError, match=r"the hub cannot be reached, and its cache here does not"):
+        mt.load("someone/no-such-model")
+    assert time.monotonic() - began < 10

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach import statistics
+from medit_teach import running, statistics
 from medit_teach.errors import StatisticsError
 from medit_teach.models import View, fingerprint
 
@@ -91,7 +91,7 @@ def test_an_interrupted_collection_goes_on(case, tmp_path, monkeypatch):
     whole = mt.second_moment(model, tok, TEXTS, [1, 2], tokens=10**6, batch_tokens=64)
     monkeypatch.setattr(statistics, "SAVE_EVERY", 0.0)
     monkeypatch.setattr(statistics, "SAVE_SHARE", 0.0)
-    real, rows = statistics.pad, []
+    real, rows = running.pad, []
 
     def pad(batch, *args):
         rows.append(len(batch))
@@ -99,7 +99,7 @@ def test_an_interrupted_collection_goes_on(case, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(batch, *args)
 
-    monkeypatch.setattr(statistics, "pad", pad)
+    monkeypatch.setattr(running, "pad", pad)
     with pytest.raises(KeyboardInterrupt):
         mt.second_moment(model, tok, TEXTS, [1, 2], **call)
     done = sum(rows[:8])
@@ -146,7 +146,7 @@ def test_saving_takes_a_small_part_of_the_time(case, tmp_path, monkeypatch):
     clock, saved = [0.0], []
     monkeypatch.setattr(statistics.time, "monotonic", lambda: clock[0])
 
-    def pad(*args, real=statistics.pad):
+    def pad(*args, real=running.pad):
         clock[0] += 20
         return real(*args)
 
@@ -155,7 +155,7 @@ def test_saving_takes_a_small_part_of_the_time(case, tmp_path, monkeypatch):
             clock[0] += 15
             saved.append((clock[0], path.name))
 
-    monkeypatch.setattr(statistics, "pad", pad)
+    monkeypatch.setattr(running, "pad", pad)
     part = {layer: tmp_path / f"partial-{layer}" for layer in (1, 2)}
     monkeypatch.setattr(statistics, "write_whole", write)
     rows = [[5, 6, 7]] * 200
@@ -169,9 +169,9 @@ def test_saving_takes_a_small_part_of_the_time(case, tmp_path, monkeypatch):
 def test_a_long_text_is_cut_where_the_context_is_longer(monkeypatch):
     tok = tiny_tokenizer()
     short = tiny_model("llama", tok, layers=2, d=16)
-    assert statistics._context_length(short) == 64
+    assert View(short).window == 64
     short.config.max_position_embeddings = 131_072
-    assert statistics._context_length(short) == statistics.LONGEST == 2048
+    assert View(short).window == 131_072 and statistics.LONGEST == 2048
     monkeypatch.setattr(statistics, "LONGEST", 30)
     long = " ".join(TEXTS)
     found = mt.second_moment(short, tok, [long, *TEXTS[:9]], [1], tokens=200)

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import HyperError
-from ..fact import pad, with_target
+from ..fact import with_target
 from ..hooks import evaluating
 from ..hyper import Hyper
 from ..metrics import target_logprobs
+from ..running import exact
 from ..settings import setting
 
 
@@ -73,7 +74,7 @@ class FineTuning(Hyper):
                     p.copy_(W)
                 if done := all_right(view.model, tok, facts):
                     break
-        Delta = p.detach().double() - old.double()
+        Delta = exact(p.detach()) - exact(old)
         report = {"steps": len(losses), "all_right": done, "losses": losses}
         right_ = Delta if view.architecture.transposed else Delta.T  # (d_in, d_out)
         return {self.layers[0]: (torch.eye(right_.shape[1]).to(right_), right_)}, report
@@ -92,9 +93,8 @@ def loss_and_gradient(view, tok, rows, p, batch_size=128):
                 col += range(start - 1, len(ids) - 1)
                 label += ids[start:]
                 weight += [w / n] * n
-            batch = pad([ids[:-1] for ids, _, _ in rows[b : b + batch_size]], tok, view.device)
-            hidden = view.model.base_model(**batch, use_cache=False).last_hidden_state
-            logits = view.model.get_output_embeddings()(hidden[row, col]).float()
+            batch = view.batch([ids[:-1] for ids, _, _ in rows[b : b + batch_size]], tok)
+            logits = view.read(batch, row, col)
             label = torch.tensor(label, device=logits.device)
             nll = torch.nn.functional.cross_entropy(logits, label, reduction="none")
             loss = (nll * torch.tensor(weight, device=nll.device)).sum()

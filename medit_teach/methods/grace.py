@@ -26,6 +26,7 @@ from ..hooks import first
 from ..hyper import Hyper
 from ..keys import at_subject
 from ..models import View
+from ..running import is_compiled, text_config
 from ..settings import setting
 from ..values import optimise_values
 
@@ -89,6 +90,10 @@ class CodebookEdit(Edit):
 
     def apply(self, model=None, force=False):
         model = model if model is not None else self.model
+        if is_compiled(model):
+            raise MeditError(
+                "a compiled model does not see a codebook; edit the model that was compiled"
+            )
         if model is not None:
             shape = tuple(View(model).weight(self.layer).shape)
             own = (self.codebook.values.shape[1], self.codebook.keys.shape[1])
@@ -150,7 +155,7 @@ class GRACE(Hyper):
 
     def settle(self, model):
         """One layer late in the model, where none is given."""
-        late = (int(0.75 * model.config.num_hidden_layers),)
+        late = (int(0.75 * text_config(model).num_hidden_layers),)
         return self if self.layers else replace(self, layers=late)
 
     def make(self, model, tok, facts, plain, progress):

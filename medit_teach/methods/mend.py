@@ -37,6 +37,7 @@ from ..hooks import evaluating, first
 from ..hyper import Hyper
 from ..kept import write_whole
 from ..models import card, fingerprint
+from ..running import exact
 
 DATA = Path(__file__).parent
 COMMAND = "python -m medit_teach.methods.train_mend"
@@ -134,12 +135,11 @@ def adding(view, layers, change):
 
 def nll(view, tok, rows):
     """(rows,): for each (ids, start) the mean of -log P over its target tokens ids[start:]."""
-    batch = pad([ids[:-1] for ids, _ in rows], tok, view.device)
-    hidden = view.model.base_model(**batch, use_cache=False).last_hidden_state
+    hidden, _ = view.run(view.batch([ids[:-1] for ids, _ in rows], tok))
     row = [i for i, (ids, start) in enumerate(rows) for _ in ids[start:]]
     col = [c for ids, start in rows for c in range(start - 1, len(ids) - 1)]
     label = torch.tensor([t for ids, start in rows for t in ids[start:]], device=hidden.device)
-    logits = view.model.get_output_embeddings()(hidden[row, col]).float()
+    logits = view.head(hidden[row, col]).float()
     loss = nn.functional.cross_entropy(logits, label, reduction="none")
     share = torch.tensor([1 / (len(ids) - s) for ids, s in rows for _ in ids[s:]]).to(loss)
     where = torch.tensor(row, device=loss.device)
@@ -217,8 +217,8 @@ class MEND(Hyper):
                 found, mask = pairs(view, tok, facts[i : i + batch_size], editor.layers)
                 for layer, (u, delta) in found.items():
                     u, delta = editor(layer, u[mask].float(), delta[mask].float())
-                    parts[layer][0].append(-delta.T.double())
-                    parts[layer][1].append(u.T.double())
+                    parts[layer][0].append(-exact(delta.T))
+                    parts[layer][1].append(exact(u.T))
         out = {}
         for layer, (left, right) in parts.items():
             left, right = torch.cat(left, 1), torch.cat(right, 1)

@@ -22,7 +22,7 @@ from torch import nn
 from .. import datasets, kept, metrics
 from ..edits import edit
 from ..errors import MeditError
-from ..fact import as_facts, pad, with_target
+from ..fact import as_facts, with_target
 from ..hooks import evaluating
 from ..models import View, card, fingerprint, load
 from .mend import COMMAND, DATA, Editor, adding, file_name, nll, pairs
@@ -67,10 +67,10 @@ def step_loss(view, tok, editor, facts, everyone, rng, c_edit):
         return adding(view, editor.layers, change)
 
     def log_p(rows):
-        batch = pad([ids[:-1] for _, (ids, _) in rows], tok, view.device)
-        hidden = view.model.base_model(**batch, use_cache=False).last_hidden_state
+        batch = view.batch([ids[:-1] for _, (ids, _) in rows], tok)
+        hidden, _ = view.run(batch)
         real = hidden[batch["attention_mask"].bool()]
-        return view.model.get_output_embeddings()(real).float().log_softmax(-1)
+        return view.head(real).float().log_softmax(-1)
 
     with edited(said):
         edit = nll(view, tok, [row for _, row in said]).mean()

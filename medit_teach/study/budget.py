@@ -20,6 +20,7 @@ from ..hooks import watch
 from ..hyper import hyper
 from ..keys import at_subject
 from ..models import View
+from ..running import text_config
 from ..settings import check, dtype_of, number, setting, shown, whole
 from ..statistics import ROWS, second_moment
 from ..values import _rows, optimise_values
@@ -57,6 +58,7 @@ def skeleton(name, dtype=torch.float32):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     except Exception as error:  # of transformers, of many kinds
         raise ModelError(f"no model has the shape {shown(asked)}: {error}") from error
+    model.tie_weights()  # which transformers 5.0 leaves out on "meta"
     return model.requires_grad_(False).eval()
 
 
@@ -68,8 +70,12 @@ def _config(name):
     if known and not Path(name).is_dir():
         return known
     try:
-        return AutoConfig.from_pretrained(folder if folder.is_dir() else name)
-    except (OSError, ValueError) as error:
+        if folder.is_dir() or Path(name).is_dir() or models.reachable():
+            return AutoConfig.from_pretrained(
+                folder if folder.is_dir() else name, trust_remote_code=False
+            )
+        return AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # transformers raises any kind for a damaged file
         raise ModelError(
             f"unknown shape {name!r}; known are {', '.join(SHAPES)}, a model's folder or hub name, "
             "or a config"
@@ -204,7 +210,7 @@ def memory(model, method="memit", dtype=None, chunk=32, n=1000, lengths=None, on
         factors=held * square,
         states=chunk * lengths.rows * cached * 3 * (lengths.before + lengths.after),
         graph=graph + chunk * lengths.rows * cached * lengths.before,
-        head=chunk * lengths.read * shape.get_output_embeddings().weight.shape[0] * (20 + size),
+        head=chunk * lengths.read * view.vocabulary * (20 + size),
         solve=max(square * (3 if h.needs == "hard" else 1), 16 * d_in * d_out + 48 * d_in * n),
         on_host=one_at_a_time,
     )
@@ -212,9 +218,7 @@ def memory(model, method="memit", dtype=None, chunk=32, n=1000, lengths=None, on
 
 def _graph(view, layer, lengths, chunk):
     """(bytes that one step keeps for its backward pass, bytes that attention keeps for a token)."""
-    from transformers import DynamicCache
-
-    config, dtype = view.model.config, view.model.dtype
+    config, dtype = text_config(view.model), view.model.dtype
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     rows = chunk * lengths.rows
@@ -231,10 +235,7 @@ def _graph(view, layer, lengths, chunk):
     start = {"v*": lambda hidden: hidden.detach().requires_grad_()}
     with watch({"v*": view.block(layer)}, replace=start):
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            view.model.base_model(
-                input_ids=ids, past_key_values=DynamicCache([(past, past)] * view.n_layers),
-                use_cache=True,
-            )  # fmt: skip
+            view.run({"input_ids": ids}, view.cache([(past, past)] * view.n_layers))
     return sum(map(len, kept.values())), 2 * heads * width * view.n_layers * dtype.itemsize
 
 

@@ -42,6 +42,7 @@ from ..models import View, card, fingerprint, load
 from ..options import Parser
 from ..processes import ALONE, LAUNCH, joined
 from ..records import versions
+from ..running import exact
 from ..values import Targets
 from ..world import Corpus, World
 
@@ -284,7 +285,7 @@ def update(state):
     first = state.edits[0]
     for layer in first.layers:
         Delta = sum(e.delta(layer) for e in state.edits)
-        W = view.weight(layer).detach().double()
+        W = exact(view.weight(layer).detach())
         change, whole = change + float((Delta**2).sum()), whole + float(((W - Delta) ** 2).sum())
     found = {"relative_norm": (change / whole) ** 0.5}
     solved = [d for e in state.edits for d in e.diagnostics.values() if "ridge" in d]

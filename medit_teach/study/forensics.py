@@ -21,6 +21,7 @@ from ..hooks import evaluating
 from ..metrics import _draws, _logits, _numbers
 from ..models import View
 from ..objective import HardPreservation, SoftPreservation
+from ..running import exact, unwrapped
 from ..settings import number, shown, tensor, whole
 
 # ------------------------------------------------------------------ with a reference: W_new - W_ref
@@ -32,16 +33,17 @@ def differences(model, reference):
     An MLP down-projection is called "layer 3" and comes as (d_out, d_in); any other parameter
     keeps its own name and shape. ModelError if the two models have other parameters or shapes.
     """
-    down = {id(View(model).parameter(i)): i for i in range(View(model).n_layers)}
-    transposed = View(model).architecture.transposed
-    new, old = dict(model.named_parameters()), dict(reference.named_parameters())
+    view, reference = View(model), unwrapped(reference)
+    down = {id(view.parameter(i)): i for i in range(view.n_layers)}
+    transposed = view.architecture.transposed
+    new, old = dict(view.model.named_parameters()), dict(reference.named_parameters())
     if {k: v.shape for k, v in new.items()} != {k: v.shape for k, v in old.items()}:
         raise ModelError("the two models have different parameters; compare a model with its own")
     found = {}
     for name, p in new.items():
         if torch.equal(p, old[name]):
             continue
-        D = p.detach().double() - old[name].detach().double()
+        D = exact(p.detach()) - exact(old[name].detach())
         if id(p) in down:
             found[f"layer {down[id(p)]}"] = D.T if transposed else D
         else:

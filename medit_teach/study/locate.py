@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from ..errors import FactError, HyperError, ModelError
-from ..fact import Fact, as_facts, encode, pad, with_target
+from ..fact import Fact, as_facts, encode, with_target
 from ..hooks import by_row, evaluating, watch
 from ..metrics import target_logprobs
 from ..models import View
-from ..settings import MOST_SEED, layer_numbers, number, whole
+from ..settings import MOST_SEED, number, whole
 
 PLACES = (
     "first subject token",
@@ -91,12 +91,11 @@ def trace(model, tok, fact, kind="state", noise=3.0, samples=10, window=1, seed=
     def probability(rows, replace):
         """P(answer) (rows,) float64, with the outputs of some modules replaced."""
         with watch({name: modules[name] for name in replace or modules}, replace) as seen:
-            batch = pad([ids] * rows, tok, view.device)  # equal rows: the mask is all ones
-            hidden = model.base_model(**batch, use_cache=False).last_hidden_state
+            batch = view.batch([ids] * rows, tok)  # equal rows: the mask is all ones
+            hidden, _ = view.run(batch)
         if not replace:  # the clean run
             clean_states.update({i: by_row(seen[i].output, rows)[0] for i in range(view.n_layers)})
-        logits = model.get_output_embeddings()(hidden[:, -1])
-        return torch.softmax(logits.float(), -1)[:, answer].double().cpu()
+        return torch.softmax(view.head(hidden[:, -1]).float(), -1)[:, answer].cpu().double()
 
     def restored(tokens, layers):
         """P(answer) (len(tokens),): each token restored at `layers`, mean over noise samples."""
@@ -237,10 +236,11 @@ class Triggers:
 
 def triggers(model, tok, texts, layers, tokens=4000, n=5, batch_size=32):
     """Triggers of every cell of `layers` over the first `tokens` tokens of `texts`."""
-    view, layers = View(model), layer_numbers(layers)
+    view = View(model)
+    layers = view.layers(layers)
     tokens, n = whole("tokens", tokens, 1), whole("n", n, 1)
     batch_size = whole("batch_size", batch_size, 1)
-    limit = getattr(model.config, "max_position_embeddings", None) or 1024
+    limit = view.window
     rows, left = [], tokens
     for text in texts:
         if left <= 0:
@@ -265,7 +265,7 @@ def triggers(model, tok, texts, layers, tokens=4000, n=5, batch_size=32):
             if not real:
                 continue
             with watch(modules, stop=True) as seen:
-                model(**pad(chunk, tok, view.device), use_cache=False)
+                view.run(view.batch(chunk, tok))
             r, t = torch.tensor(real, device=view.device).T
             place = torch.arange(len(before), len(before) + len(real))
             for layer in layers:

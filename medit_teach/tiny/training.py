@@ -71,7 +71,7 @@ PRESETS["tiny-gpt2"] = PRESETS["tiny-gptj"] | {
 
 
 def new_model(arch, vocab, end, layers=8, width=192, heads=6):
-    """A fresh GPT-J- or GPT-2-shaped model in float32."""
+    """A fresh GPT-J- or GPT-2-shaped model in float32, whose attention returns its weights."""
     from transformers import GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM
 
     common = dict(
@@ -79,11 +79,10 @@ def new_model(arch, vocab, end, layers=8, width=192, heads=6):
         activation_function="gelu_pytorch_tanh", attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0,
         bos_token_id=end, eos_token_id=end, pad_token_id=end, use_cache=True,
     )  # fmt: skip
+    common["attn_implementation"] = "eager"
     if arch == "gptj":
         return GPTJForCausalLM(GPTJConfig(rotary_dim=16, tie_word_embeddings=False, **common))
-    config = GPT2Config(tie_word_embeddings=True, **common)
-    config._attn_implementation = "eager"
-    return GPT2LMHeadModel(config)
+    return GPT2LMHeadModel(GPT2Config(tie_word_embeddings=True, **common))
 
 
 @contextlib.contextmanager

@@ -427,7 +427,7 @@ def _cached(folder, layers, view, origin, dtype, keep):
         except Damaged as error:
             kept.set_aside(path, error)
             continue
-        found[layer] = C.to(view.parameter(layer).device) if keep else None
+        found[layer] = C.to(home(view.parameter(layer).device)) if keep else None
     return found
 
 

@@ -126,7 +126,9 @@ def main():
 
     def write(name, more, rows):
         path = options.out / name
-        path.write_text(json.dumps(settings | more | {"rows": rows}, indent=1) + "\n")
+        path.write_text(
+            json.dumps(settings | more | {"rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
 
     call = (model, tok, facts, targets)
     rows = batches(*call, layers[-1], statistics, texts, sizes)

@@ -106,7 +106,7 @@ def main():
         "values": rounded,
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / options.file).write_text(json.dumps(record) + "\n")
+    (options.out / options.file).write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

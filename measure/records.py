@@ -53,7 +53,7 @@ def make(name, folder, full):
     """Run what writes `name`; its output goes to NAME.log. Returns (name, seconds, went well)."""
     began = time.time()
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with open(folder / f"{name}.log", "a") as log:
+    with open(folder / f"{name}.log", "a", encoding="utf-8") as log:
         for command in commands(name, folder / name, full):
             env = os.environ | threads
             if subprocess.run(command, stdout=log, stderr=log, env=env, cwd=ROOT).returncode:

@@ -37,7 +37,9 @@ def solutions():
     """What the python blocks of the page of solutions define."""
     page = ROOT / "book" / "solutions" / "14-two-by-two.md"
     found = {"torch": torch, "math": math, "objective": objective}
-    for block in re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S):
+    for block in re.findall(
+        r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S
+    ):
         exec(block, found)
     return found
 
@@ -118,7 +120,7 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, tok = mt.load(options.model)
-    known = json.loads(options.out.read_text("utf-8")) if options.out.is_file() else {}
+    known = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
     if known and known["weights"] != fingerprint(model):
         parser.error(f"{options.out} was measured on another model; remove it or give --out")
 

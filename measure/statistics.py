@@ -200,7 +200,9 @@ def main():
     settings = about(model, facts, h, options.seed)
     for name, measure in (("c0-tokens", sample_sizes), ("values-terms", terms)):
         found = settings | measure(model, tok, facts, h)
-        (options.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+        (options.out / f"{name}.json").write_text(
+            json.dumps(found, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

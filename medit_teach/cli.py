@@ -1,6 +1,7 @@
 """The command line: edit, score, stats, train, check-models, sweep, assignment, grade."""
 
 import argparse
+import io
 import os
 import sys
 from importlib import import_module
@@ -50,6 +51,9 @@ def main(argv=None):
     What is not foreseen is told in one line too, unless MEDIT_DEBUG is set.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows its number
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         if argv[:1] and argv[0] in OWN:  # commands with options of their own
             if launched() and argv[0] != "sweep":

@@ -1,15 +1,19 @@
 """Where facts and text come from: the built-in world, CounterFact, zsRE, Wikipedia, a file."""
 
-import json
 import os
+import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from .errors import FactError, StatisticsError
-from .fact import Fact
+from .fact import Fact, as_records
+from .files import read_records, read_text
+from .forms import filler, one_each
 from .models import card
+from .texts import draws, whole
 
 DOCUMENTS = 4000  # documents of the world that texts_for makes
 COUNTERFACT = "azhx/counterfact"  # hub copy without a loading script, in CounterFact's own schema
@@ -28,46 +32,68 @@ def facts(
     """A list of Fact.
 
     source: "world" (the invented world of the embedded models), "counterfact" or "zsre" (from the
-    hub: COUNTERFACT, ZSRE), or a JSON / JSON-lines file with records in CounterFact's schema, in
-    EasyEdit's flat one or in zsRE's (Fact.from_record). None: the file named by the
+    hub: COUNTERFACT, ZSRE), a JSON / JSON-lines file, or a list of records or facts. Records are in
+    CounterFact's schema (MQuAKE's lists of rewrites too), in EasyEdit's flat one, in zsRE's,
+    KnowEdit's, UniEdit's or counterfact-tracing's (Fact.from_record). None: the file named by the
     environment variable MEDIT_FACTS; else "world", or "counterfact" if `model` is given and is
     not an embedded one. relation: keep one relation, by its id or (in the world) its name.
     n: draw that many at random (a CPU generator with `seed`), else all, in order.
     distinct_subjects: at most one fact a subject (two facts of one subject share almost the same
     key). model: whose world to use, if it is an embedded model of another world.
-    strict: True, a record that cannot be used is an error (the default for files); False, it is
-    left out, with a warning that counts them (the default for the hub's collections).
-    FactError if there are not n such facts.
+    strict: True, a record that cannot be used is an error (the default for files and lists); False,
+    it is left out (the default for the hub's collections).
+    One warning counts what is left out or doubtful in a source other than the world, by kind, with
+    an example of each: records that cannot be used, further facts of one subject (if n is None),
+    objects that say nothing or nothing new. FactError if there are not n such facts.
     """
-    source = source or facts_source(model)
-    if source == "world":
+    n = n if n is None else whole("n", n, 1, error=FactError)
+    generator = draws(seed)
+    if relation is not None and not isinstance(relation, (str, int)):
+        raise FactError(f"relation is an id or a name, not a {type(relation).__name__}")
+    source = facts_source(model) if source is None else source
+    given = not isinstance(source, (str, Path))
+    name = "the records given" if given else str(source)
+    if given:
+        records = source
+    elif source == "world":
         records = _world(model).records(distinct_subjects=False)
     elif source == "counterfact":
         records = _hub(FactError, "MEDIT_FACTS", COUNTERFACT, split="train")
     elif source == "zsre":
         records = read(_hub_file(FactError, "MEDIT_FACTS", *ZSRE))
+    elif not str(source).strip():
+        raise FactError("source is empty; name a file or a collection, or leave it out")
     else:
         records = read(source)
     if strict is None:
-        strict = source not in ("counterfact", "zsre")
-    found, records = _usable(records, source, strict)
+        strict = name not in ("counterfact", "zsre")
+    found, told = _usable(records, name, strict)
     if relation is not None:
-        names = [(f.relation, r.get("relation")) for f, r in zip(found, records, strict=True)]
-        found = [f for f, name in zip(found, names, strict=True) if relation in name]
+        known = sorted({" or ".join(map(str, known)) for _, known in found if known})
+        found = [(f, names) for f, names in found if relation in names]
         if not found:
-            known = sorted({" or ".join(filter(None, name)) for name in names})
             raise FactError(f"no facts of relation {relation!r}; there are {', '.join(known)}")
+    found = [f for f, _ in found]
     if n is not None:
-        order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed)).tolist()
+        order = torch.randperm(len(found), generator=generator).tolist()
         found = [found[i] for i in order]
     if distinct_subjects:
-        seen = {}
+        seen, further = {}, []
         for f in found:
-            seen.setdefault(f.subject, f)
+            if seen.setdefault(f.subject, f) is not f:
+                further.append(f)
         found = list(seen.values())
+        if further and n is None:
+            told.append(
+                f"{_count(further)} left out: the subject has an earlier fact (the first: "
+                f"{further[0].subject!r}); distinct_subjects=False keeps them"
+            )
+    if told and source != "world":
+        warnings.warn(f"{name}: {'; '.join(told)}", stacklevel=2)
     if n is not None and len(found) < n:
+        more = f" of different subjects, {len(order)} in all" if len(found) < len(order) else ""
         raise FactError(
-            f"asked for {n} facts, there are {len(found)} (relation {relation}, {source})"
+            f"asked for {n} facts, there are {len(found)}{more} (relation {relation}, {name})"
         )
     return found[:n]
 
@@ -79,44 +105,65 @@ def facts_source(model=None):
 
 
 def _usable(records, source, strict):
-    """(facts, their records); the others raise (strict) or are left out with a warning."""
-    kept, bad = [], []
-    for i, record in enumerate(records):
+    """[(fact, names of its relation), ...] and what is to be told about them: the records that
+    cannot be used (strict: an error) and the facts that are doubtful."""
+    kept, bad, all_ = [], [], one_each(as_records(records), f"{source}, record")
+    for where, record in all_:
         try:
-            kept.append((Fact.from_record(record, f"{source}, record {i}"), record))
+            fact = record if isinstance(record, Fact) else Fact.from_record(record, where)
         except FactError as error:
             if strict:
                 raise
-            bad.append(error)
+            bad.append((where, str(error)))
+            continue
+        named = record.get("relation") if isinstance(record, Mapping) else None
+        names = [x for x in (fact.relation, named) if isinstance(x, (str, int))]
+        kept.append((fact, list(dict.fromkeys(names))))
     if not kept:
-        raise FactError(f"none of the {len(bad)} records of {source} can be used; {bad[0]}")
+        reason = f"; {bad[0][1]}" if bad else ""
+        raise FactError(f"none of the {len(bad)} records of {source} can be used{reason}")
+    told = []
     if bad:
-        warnings.warn(
-            f"{len(bad)} of {len(bad) + len(kept)} records of {source} were left out; the first: "
-            f"{bad[0]}",
-            stacklevel=3,
-        )
-    return [fact for fact, _ in kept], [record for _, record in kept]
+        kinds = {}
+        for where, error in bad:
+            kind = re.sub(r"'[^']*'|\"[^\"]*\"|\d+|\(.*?\)", "", error.removeprefix(where))
+            kinds.setdefault(kind, []).append(error.removeprefix(f"{source}, "))
+        examples = [f"{len(errors)} like {errors[0]}" for errors in kinds.values()]
+        more = f" and {len(examples) - 5} more kinds" if len(examples) > 5 else ""
+        told.append(f"{len(bad)} of {len(all_)} records were left out: "
+                    + " | ".join(examples[:5]) + more)  # fmt: skip
+    return kept, told + _doubts([fact for fact, _ in kept], [record for _, record in all_])
+
+
+def _doubts(found, records):
+    """What is doubtful in facts that can be used: [text, ...], counted, each with an example."""
+    out, seen = [], {}
+    filled = [name for name in map(filler, records) if name is not None]
+    same = [f for f in found if f.target_new == f.target_true]
+    for f in found:
+        seen.setdefault((f.prompt, f.subject), {})[f.target_new] = f
+    several = [list(news.values())[1] for news in seen.values() if len(news) > 1]
+    if filled:
+        out.append(f"{_count(filled)} with a filler as true object, counted as not given (the "
+                   f"first: {filled[0]!r})")  # fmt: skip
+    if same:
+        out.append(f"{_count(same)} whose target_new is the target_true: there is nothing to "
+                   f"compare (the first: {same[0].text!r} {same[0].target_new!r})")  # fmt: skip
+    if several:
+        out.append(f"{len(several)} prompts with more than one target_new (the first: "
+                   f"{several[0].text!r})")  # fmt: skip
+    return out
+
+
+def _count(facts):
+    return f"{len(facts)} fact{'s' * (len(facts) != 1)}"
 
 
 def read(path):
-    """Records of a JSON file (a list, or one record) or of a JSON-lines file."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FactError(f"cannot read the facts file {path}: {error}") from error
-    if not text.strip():
-        raise FactError(f"the facts file {path} is empty")
-    try:
-        records = json.loads(text)
-    except json.JSONDecodeError as whole:
-        try:
-            records = [json.loads(line) for line in text.splitlines() if line.strip()]
-        except json.JSONDecodeError:
-            raise FactError(f"the facts file {path} is not JSON: {whole}") from whole
-    records = [records] if isinstance(records, dict) else records
-    if not isinstance(records, list) or not records:
+    """Records of a JSON file (a list, one record, or UniEdit's numbered ones) or of a JSON-lines
+    file."""
+    records = read_records(path, FactError, "facts file")
+    if not isinstance(records, (list, dict)) or not records:
         raise FactError(f"the facts file {path} holds no records; expected a list of facts")
     return records
 
@@ -142,24 +189,20 @@ def read_texts(source):
 
     source: "wikitext" or "wikipedia" (streamed from the hub: TEXTS, in an order drawn with seed 0
     within buffers of MIXED rows, for a few texts from the front would be a few articles), a text
-    file (each line that is not empty is a document), or a JSON-lines file (.jsonl) whose records
-    have a field "text"; files are read in their own order.
+    file (each line that is not empty is a document), or a JSON or JSON-lines file (.json, .jsonl)
+    whose records are texts or have a field "text"; files are read in their own order.
     StatisticsError if it cannot be read, with the fields that were expected and found.
     """
-    if source in TEXTS:
+    if isinstance(source, str) and source in TEXTS:
         return _streamed(source)
-    try:
-        lines = Path(source).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StatisticsError(f"cannot read the text file {source}: {error}") from error
-    lines = [line.strip() for line in lines if line.strip()]
-    if Path(source).suffix != ".jsonl":
-        return lines
-    try:
-        rows = [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
-        raise StatisticsError(f"the text file {source} is not JSON lines: {error}") from error
-    return [_text(row, f"{source}, record {i}") for i, row in enumerate(rows)]
+    if not isinstance(source, (str, Path)) or not str(source).strip():
+        raise StatisticsError(f"a text source is a name or a file, not {source!r}")
+    if Path(source).suffix.lower() in (".json", ".jsonl"):
+        rows = read_records(source, StatisticsError, "text file")
+        rows = rows if isinstance(rows, list) else [rows]
+        return [_text(row, f"{source}, record {i}") for i, row in enumerate(rows)]
+    lines = read_text(source, StatisticsError, "text file").split("\n")
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _streamed(name):
@@ -172,6 +215,7 @@ def _streamed(name):
 
 
 def _text(row, where):
+    row = {"text": row} if isinstance(row, str) else row
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         found = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
         raise StatisticsError(f"{where}: expected a field 'text' (found: {found or 'nothing'})")

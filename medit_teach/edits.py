@@ -193,7 +193,7 @@ class Edit:
             "diagnostics": self.diagnostics,
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
         }
-        (folder / "edit.json").write_text(json.dumps(about, indent=1))
+        (folder / "edit.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
         return folder
 
     @classmethod
@@ -201,7 +201,7 @@ class Edit:
         """An Edit that `save` wrote, not applied yet: edit.apply(model)."""
         folder = Path(folder)
         try:
-            about = json.loads((folder / "edit.json").read_text())
+            about = json.loads((folder / "edit.json").read_text(encoding="utf-8"))
             tensors = load_file(str(folder / "edit.safetensors"))
         except Exception as error:  # missing, not JSON, or not safetensors
             raise MeditError(f"{folder} holds no saved edit: {error}") from error

@@ -1,26 +1,15 @@
 """The fact record, and where its subject's last token lies in a text."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 
 from .errors import FactError, ModelError
-
-# Flat records: our field, and the names it has here, in EasyEdit's files, in zsRE's (MEND's form)
-FLAT = {
-    "prompt": ("prompt", "src"),
-    "subject": ("subject",),
-    "target_new": ("target_new", "alt"),
-    "target_true": ("target_true", "ground_truth", "answers"),
-    "paraphrases": ("paraphrases", "rephrase_prompt", "rephrase"),
-    "neighborhood": ("neighborhood", "locality_prompt", "loc"),
-    "neighborhood_true": ("neighborhood_true", "locality_ground_truth", "loc_ans"),
-}
-SEVERAL = ("paraphrases", "neighborhood", "neighborhood_true")
-SCHEMAS = (
-    "expected CounterFact's requested_rewrite with prompt, subject, target_new, or flat fields: "
-    "prompt, subject, target_new (EasyEdit), or src, subject, alt (zsRE)"
-)
+from .forms import FILLER, NEEDED, PROMPTS
+from .texts import as_texts, ended, in_order, is_text, mark, places, settled
 
 
 @dataclass(frozen=True)
@@ -28,12 +17,16 @@ class Fact:
     """One (subject, relation, object) to write, with the prompts that measure it.
 
     prompt holds "{}" where the subject goes and ends just before the object; a prompt in which
-    the subject is spelled out once is accepted too. target_new is the object to write,
-    target_true the object the model has now (needed by the metrics). The other fields are those
-    of CounterFact (ROME paper, app. D): paraphrases ask the same, neighborhood prompts ask for
-    other subjects whose object is target_true, attributes for subjects whose object is
-    target_new, generation prompts start a text about the subject. neighborhood_true: the object of
-    each neighborhood prompt, where it is not target_true (in zsRE; empty elsewhere).
+    the subject is spelled out once, as a word of its own, is accepted too. target_new is the object
+    to write, target_true the object the model has now (needed by the metrics). The other fields are
+    those of CounterFact (ROME paper, app. D): paraphrases ask the same, neighborhood prompts ask
+    for other subjects whose object is target_true, attributes for subjects whose object is
+    target_new, generation prompts start a text about the subject; one text counts as a list of one.
+    neighborhood_true: the object of each neighborhood prompt (None: not known), where it is not
+    target_true (in zsRE; empty elsewhere).
+    join: what stands between a prompt and its object. None: what texts.joint finds, one space in
+    most texts, and spaces at the prompt's end do not count. Given, "" for instance: this, and the
+    prompt's end stays as it is.
     """
 
     prompt: str
@@ -45,47 +38,65 @@ class Fact:
     attributes: tuple = ()
     generation: tuple = ()
     case_id: int | str | None = None
-    relation: str | None = None
+    relation: int | str | None = None
     neighborhood_true: tuple = ()
+    join: str | None = None
 
     def __post_init__(self):
         name = f"fact {self.case_id}" if self.case_id is not None else "fact"
-        for field in ("prompt", "subject", "target_new"):
+        for field in ("case_id", "relation"):
+            object.__setattr__(self, field, mark(getattr(self, field), f"{name}: {field}"))
+        for field in NEEDED:
             value = getattr(self, field)
             if not isinstance(value, str) or not value.strip():
                 raise FactError(f"{name}: {field} is empty or not text ({value!r}); fill it in")
-        for field in ("subject", "target_new", "target_true"):
+        for field in (*NEEDED, "target_true"):
             value = getattr(self, field)
             if value is not None:
-                object.__setattr__(self, field, value.strip())
+                is_text(value, f"{name}: {field}", FactError)
+                if field != "prompt":
+                    object.__setattr__(self, field, value.strip())
         if self.target_true == "":
             raise FactError(f"{name}: target_true is empty; fill it in or leave it out")
-        for field in (
-            "paraphrases", "neighborhood", "attributes", "generation", "neighborhood_true"
-        ):  # fmt: skip
-            object.__setattr__(self, field, tuple(getattr(self, field)))
+        if self.target_true is not None and FILLER.fullmatch(self.target_true):
+            raise FactError(
+                f"{name}: target_true is {self.target_true!r}, which stands for no object; "
+                "leave it out"
+            )
+        if self.join is not None:
+            is_text(self.join, f"{name}: join", FactError)
+        for field in (*PROMPTS, "neighborhood_true"):
+            value = getattr(self, field)
+            value = () if value is None else value
+            none = field == "neighborhood_true"
+            texts = tuple(as_texts(value, f"{name}: {field}", FactError, none=none))
+            if not all(text is None or text.strip() for text in texts):
+                raise FactError(f"{name}: {field} holds an empty text; leave it out")
+            object.__setattr__(self, field, texts)
         if len(self.neighborhood_true) not in (0, len(self.neighborhood)):
             raise FactError(
                 f"{name}: {len(self.neighborhood)} neighborhood prompts and "
                 f"{len(self.neighborhood_true)} answers to them; give one each, or none"
             )
-        prompt = self.prompt.rstrip()
+        prompt = ended(self.prompt) if self.join is None else self.prompt
         if "{}" not in prompt:
-            found = prompt.count(self.subject)
-            if found == 0:
-                raise FactError(
-                    f"{name}: the subject {self.subject!r} is not in the prompt {prompt!r}; "
-                    "write {} where it goes"
-                )
-            if found > 1:
-                raise FactError(
-                    f"{name}: the subject {self.subject!r} stands {found} times in {prompt!r}; "
-                    "write {} where the edited one goes"
-                )
-            prompt = prompt.replace(self.subject, "{}")
+            prompt = self._with_mark(prompt, name)
         if prompt.count("{}") > 1:
             raise FactError(f"{name}: the prompt {prompt!r} has two subjects; write {{}} only once")
         object.__setattr__(self, "prompt", prompt)
+
+    def _with_mark(self, prompt, name):
+        """The prompt with {} in the one place where the subject is spelled out."""
+        found = places(self.subject, prompt)
+        if len(found) == 1:
+            return prompt[: found[0]] + "{}" + prompt[found[0] + len(self.subject) :]
+        if found:
+            what = f"stands {len(found)} times in {prompt!r}; write {{}} where the edited one goes"
+        elif self.subject in prompt:
+            what = f"stands only inside another word of {prompt!r}; write {{}} where it goes"
+        else:
+            what = f"is not in the prompt {prompt!r}; write {{}} where it goes"
+        raise FactError(f"{name}: the subject {self.subject!r} {what}")
 
     @property
     def text(self):
@@ -105,10 +116,12 @@ class Fact:
         return list(zip(self.neighborhood, own, strict=True))
 
     def to_record(self):
-        """The same fact in CounterFact's schema (dict), with neighborhood_true where it has any."""
+        """The same fact in CounterFact's schema (dict), with neighborhood_true and join where it
+        has any."""
         d = asdict(self)
         true = None if self.target_true is None else {"str": self.target_true}
         own = {"neighborhood_true": list(self.neighborhood_true)} if self.neighborhood_true else {}
+        own |= {} if self.join is None else {"join": self.join}
         return {
             "case_id": self.case_id,
             "requested_rewrite": {
@@ -127,91 +140,48 @@ class Fact:
 
     @classmethod
     def from_record(cls, record, where="record"):
-        """From CounterFact's schema, or from a flat record: EasyEdit's, zsRE's (KnowEdit's form or
-        MEND's), or this class's own field names (FLAT has them all).
+        """From any of the forms that medit_teach.forms reads, or this class's own field names.
 
-        where: what to call the record in error messages. FactError names a missing field, those
-        that were expected and those that were found.
+        where: what to call the record in error messages. FactError names the record and the field
+        that is missing (with those that were expected and found) or is not text.
         """
-        if not isinstance(record, dict):
+        if not isinstance(record, Mapping):
             raise FactError(
                 f"{where}: expected an object with fields, found {type(record).__name__}"
             )
-        if "requested_rewrite" not in record:
-            return cls(**_flat(record, where))
-        rewrite = record["requested_rewrite"]
-        _need(rewrite, ("prompt", "subject", "target_new"), f"{where}, requested_rewrite")
-        _need(rewrite["target_new"], ("str",), f"{where}, target_new")
-        return cls(
-            prompt=rewrite["prompt"],
-            subject=rewrite["subject"],
-            target_new=rewrite["target_new"]["str"],
-            target_true=(rewrite.get("target_true") or {}).get("str"),
-            paraphrases=record.get("paraphrase_prompts", ()),
-            neighborhood=record.get("neighborhood_prompts", ()),
-            attributes=record.get("attribute_prompts", ()),
-            generation=record.get("generation_prompts", ()),
-            case_id=record.get("case_id"),
-            relation=rewrite.get("relation_id"),
-            neighborhood_true=record.get("neighborhood_true", ()),
-        )
+        try:
+            return cls(**forms.fields(record, where))
+        except RecursionError:
+            raise FactError(f"{where}: its lists are nested too deeply") from None
+        except FactError as error:  # Fact knows the case, not the file
+            told = str(error)
+            told = told if told.startswith(where) else f"{where}: {re.sub('^fact: ', '', told)}"
+            raise FactError(told) from None
 
 
-def _flat(record, where):
-    """The fields of a Fact from a flat record, by whichever of FLAT's names it uses."""
-    fields = {k: v for k, v in record.items() if k in Fact.__dataclass_fields__}
-    foreign = False
-    for ours, names in FLAT.items():
-        there = [name for name in names if name in record]
-        used = next((name for name in there if record[name] not in (None, "", [])), None)
-        if used is None and there and ours in ("prompt", "subject", "target_new"):
-            used = there[0]  # empty: Fact says so
-        if used:
-            fields[ours], foreign = record[used], foreign or used != ours
-        if ours in SEVERAL and isinstance(fields.get(ours), str):
-            fields[ours] = (fields[ours],)
-    for group in (record.get("locality") or {}).values():  # KnowEdit's: groups of prompts
-        for ask in group:
-            for ours, theirs in (("neighborhood", "prompt"), ("neighborhood_true", "ground_truth")):
-                fields[ours] = (*fields.get(ours, ()), _first(ask[theirs]))
-    _need(fields, ("prompt", "subject", "target_new"), where, record)
-    for name in ("target_new", "target_true"):
-        if name in fields:
-            fields[name] = _first(fields[name])
-    if foreign and "{}" not in str(fields["prompt"]):  # the first place, if there are several
-        fields["prompt"] = str(fields["prompt"]).replace(str(fields["subject"]), "{}", 1)
-    if str(record.get("loc", "")).startswith("nq question:"):  # zsRE leaves the mark out
-        fields["neighborhood"] = [q if q.endswith("?") else q + "?" for q in fields["neighborhood"]]
-    if set(fields.get("neighborhood_true", ())) == {fields.get("target_true")}:  # CounterFact's
-        del fields["neighborhood_true"]
-    return fields
-
-
-def _first(names):
-    """The first of several names of one thing (lists of aliases, lists in lists)."""
-    while isinstance(names, (list, tuple)) and names:
-        names = names[0]
-    return names
-
-
-def _need(record, fields, where, given=None):
-    missing = [f for f in fields if f not in record] if isinstance(record, dict) else list(fields)
-    if missing:
-        given = record if given is None else given
-        found = ", ".join(sorted(given)) if isinstance(given, dict) else type(given).__name__
+def as_records(facts):
+    """A record or Fact as it is, or a list of them, of whatever kind they were given in."""
+    if isinstance(facts, Fact):
+        return [facts]
+    if isinstance(facts, Mapping):
+        return facts
+    if isinstance(facts, (str, bytes, Path)):
         raise FactError(
-            f"{where}: lacks the field {missing[0]!r} (found: {found or 'nothing'}); {SCHEMAS}"
+            f"expected facts, found {str(facts)[:80]!r}; read a file or a named collection with "
+            "medit_teach.facts(...)"
         )
+    if hasattr(facts, "to_dicts"):  # a table of polars
+        return facts.to_dicts()
+    if hasattr(facts, "columns") and hasattr(facts, "to_dict"):  # a table of pandas
+        return facts.to_dict("records")
+    return list(in_order(facts, "facts", FactError))
 
 
 def as_facts(facts):
-    """A list of Fact from a Fact, a dict, or an iterable of either; FactError if there is none."""
-    if isinstance(facts, (Fact, dict)):
-        facts = [facts]
-    facts = [
-        f if isinstance(f, Fact) else Fact.from_record(f, f"record {i}")
-        for i, f in enumerate(facts)
-    ]
+    """A list of Fact from a Fact, a record (dict), or an iterable of either; FactError, which says
+    what was found, for anything else, and if there is none."""
+    each = forms.one_each(as_records(facts))
+    facts = [f if isinstance(f, Fact) else Fact.from_record(f, name) for name, f in each]
     if not facts:
         raise FactError("no facts were given")
     return facts
@@ -225,7 +195,7 @@ def without_edited_neighbors(facts, edited):
     for fact in facts:
         taken = subjects.get(fact.relation, ())
         left = [i for i, prompt in enumerate(fact.neighborhood)
-                if not any(subject in prompt for subject in taken)]  # fmt: skip
+                if not any(s in prompt and places(s, prompt) for s in taken)]  # fmt: skip
         fields = {"neighborhood": [fact.neighborhood[i] for i in left]}
         if fact.neighborhood_true:
             fields["neighborhood_true"] = [fact.neighborhood_true[i] for i in left]
@@ -239,9 +209,9 @@ def without_edited_neighbors(facts, edited):
 def encode(tok, text):
     """Token ids and character offsets of one text: (list of int, list of (start, end)).
 
-    Special tokens that the tokenizer puts in front (a BOS) stay, with offset (0, 0); one that it
-    puts at the end is dropped, for prompts are to be continued. ModelError for a tokenizer
-    without offsets.
+    Special tokens that the tokenizer puts in front (a BOS) stay, with offset (0, 0), unless the
+    text spells them itself, as a chat's does; one that it puts at the end is dropped, for prompts
+    are to be continued. ModelError for a tokenizer without offsets.
     """
     if not getattr(tok, "is_fast", False):
         raise ModelError(
@@ -250,9 +220,23 @@ def encode(tok, text):
         )
     out = tok(text, return_offsets_mapping=True, return_special_tokens_mask=True)
     ids, offsets = list(out["input_ids"]), list(out["offset_mapping"])
-    while ids and out["special_tokens_mask"][len(ids) - 1]:
+    special = out["special_tokens_mask"]
+    while ids and special[len(ids) - 1] and not offsets[-1][1]:
         ids.pop(), offsets.pop()
+    front = next((i for i, (_, end) in enumerate(offsets) if end), 0)
+    if front and ids[:front] == ids[front : 2 * front]:
+        ids, offsets = ids[front:], offsets[front:]
     return ids, offsets
+
+
+def in_context(tok, context, text):
+    """The context in front of the text, but behind a BOS that the text itself begins with."""
+    if context and text[:1] in ("<", "["):
+        ids, offsets = encode(tok, "a")
+        front = tok.decode([i for i, (_, end) in zip(ids, offsets, strict=True) if not end])
+        if front and text.startswith(front):
+            return front + context + text[len(front) :]
+    return context + text
 
 
 def last_token(offsets, start, end):
@@ -269,21 +253,35 @@ def last_token(offsets, start, end):
 
 def subject_last(tok, fact, prefix=""):
     """Token ids of prefix + prompt, and the position of the subject's last token in them."""
-    ids, offsets = encode(tok, prefix + fact.text)
+    ids, offsets = encode(tok, in_context(tok, prefix, fact.text))
     start, end = fact.span
     return ids, last_token(offsets, len(prefix) + start, len(prefix) + end)
 
 
-def with_target(tok, text, target):
-    """Token ids of `text + " " + target`, and how many of them come before the target.
+def with_target(tok, text, target, join=None):
+    """Token ids of the text and the target behind it, and how many of them come before the target.
 
-    Encoded in one piece, so that no token is made that the model would not see in running text.
+    join: what stands between them (None: what texts.joint finds). Encoded in one piece, so that no
+    token is made that the model would not see in running text; where nothing stands between, the
+    text is encoded as it is when the model is asked, and the target's tokens follow.
     """
-    ids, offsets = encode(tok, text + " " + target)
-    first = next((i for i, (_, end) in enumerate(offsets) if end > len(text)), len(ids))
+    text, join = settled(text, join, tok)
+    target = target.strip()
+    if join:
+        ids, offsets = encode(tok, text + join + target)
+        first = next((i for i, (_, end) in enumerate(offsets) if end > len(text)), len(ids))
+    else:
+        asked, tail = encode(tok, text)[0], encode(tok, "\n" + target)
+        first = len(asked)
+        ids = asked + [i for i, (_, end) in zip(*tail, strict=True) if end > 1]
     if first == len(ids):
         raise FactError(f"the target {target!r} has no token after {text!r}")
     return ids, first
+
+
+def fact_tokens(tok, fact, context=""):
+    """with_target of a fact: of its prompt, in a context, and its target_new."""
+    return with_target(tok, in_context(tok, context, fact.text), fact.target_new, fact.join)
 
 
 def pad(rows, tok, device=None):

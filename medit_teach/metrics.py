@@ -27,6 +27,7 @@ from .models import why_not_finite
 from .processes import ALONE
 from .running import LM
 from .settings import MOST_SEED, number, shown, whole
+from .texts import UNSPACED, WORD, as_texts, draws, ended, in_order, settled
 
 # name: (prompts, what is averaged); prompts E = rewrite, P = paraphrases, N = neighborhood
 SCORES = {
@@ -48,24 +49,27 @@ PROTOCOL = (
     "mean of ES, PS, NS."
 )
 NOTHING = (None, None, None, 0)
+WORDS = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]")  # characters, words, marks
 
 
 # ------------------------------------------------------------------ log-probabilities
 
 
-def target_logprobs(model, tok, prompts, targets, batch_size=64, processes=ALONE):
+def target_logprobs(model, tok, prompts, targets, batch_size=64, processes=ALONE, joins=None):
     """log P of each token of targets[i] after prompts[i], teacher-forced.
 
     Edits that the model carries may put text in front of a prompt (Edit.asked). Returns (list of
     1-D float32 tensors, one entry a target token; list of bool: is every target token the likeliest
-    one). processes: each runs its share of the batches; all have the whole lists. FactError names a
-    text that is too long or has an empty prompt.
+    one). processes: each runs its share of the batches; all have the whole lists. joins[i]: what
+    stands between the two (Fact.join). FactError names a text that is too long or has an empty
+    prompt.
     """
     prompts = _asked(model, prompts)
-    pairs = [
-        with_target(tok, prompt.rstrip(), target.strip())
-        for prompt, target in zip(prompts, targets, strict=True)
-    ]
+    targets = list(as_texts(targets, "targets"))
+    joins = [None] * len(prompts) if joins is None else joins
+    if not len(prompts) == len(targets) == len(joins):
+        raise FactError(f"{len(prompts)} prompts and {len(targets)} targets; give one for each")
+    pairs = [with_target(tok, *one) for one in zip(prompts, targets, joins, strict=True)]
     for (_, start), prompt in zip(pairs, prompts, strict=True):
         if start == 0:
             raise FactError(f"the prompt {prompt!r} has no token that could predict a target")
@@ -75,6 +79,7 @@ def target_logprobs(model, tok, prompts, targets, batch_size=64, processes=ALONE
 
 def _asked(model, prompts):
     """The questions that the model gets for `prompts`, by the edits that it carries."""
+    prompts = list(as_texts(prompts, "prompts"))
     asked = {prompt: prompt for prompt in prompts}
     for edit in edits_of(model):
         asked = {prompt: edit.asked(text) for prompt, text in asked.items()}
@@ -130,13 +135,15 @@ def _logits(model, tok, rows, row, col):
 
 def top_tokens(model, tok, prompts, k=5):
     """For each prompt the k likeliest next tokens: [(token as text, probability), ...]."""
-    rows = [encode(tok, prompt.rstrip())[0] for prompt in _asked(model, prompts)]
-    last = [len(ids) - 1 for ids in rows]
+    rows = [encode(tok, ended(prompt))[0] for prompt in _asked(model, prompts)]
+    if not rows:
+        return []
+    last, k = [len(ids) - 1 for ids in rows], whole("k", k, 1)
     with torch.no_grad(), evaluating(model):
         p = torch.softmax(_logits(model, tok, rows, range(len(rows)), last), -1)
     return [
         [(tok.decode([t]), value) for t, value in zip(ids, values, strict=True)]
-        for values, ids in zip(*(x.tolist() for x in p.topk(k)), strict=True)
+        for values, ids in zip(*(x.tolist() for x in p.topk(min(k, p.shape[-1]))), strict=True)
     ]
 
 
@@ -148,7 +155,7 @@ def perplexity(model, tok, texts, batch_size=8):
     """
     window = LM(model).window
     pieces = []
-    for text in [texts] if isinstance(texts, str) else texts:
+    for text in as_texts(texts):
         ids, _ = encode(tok, text)
         pieces += [ids[i : i + window] for i in range(0, len(ids), window)]
     pairs = [(ids, 1) for ids in pieces if len(ids) > 1]
@@ -229,21 +236,27 @@ def score(model, tok, facts, batch_size=64, resamples=1000, seed=0, level=0.95, 
         for i, _, prompt, true in asked
         for target in (facts[i].target_new, true or facts[i].target_new)
     ]
-    log_p, said = target_logprobs(model, tok, *zip(*pairs, strict=True), batch_size, processes)
+    joins = [facts[i].join for i, *_ in asked for _ in range(2)]
+    log_p, said = target_logprobs(
+        model, tok, *zip(*pairs, strict=True), batch_size, processes, joins
+    )
     mean = np.array([float(x.double().mean()) for x in log_p]).reshape(-1, 2)  # log P[new], P[true]
     said = np.array(said, dtype=float).reshape(-1, 2)
     mean[~known, 1] = said[~known, 1] = np.nan
+    new = [facts[i].target_new for i, *_ in asked]
+    same = np.array([true == new for (*_, true), new in zip(asked, new, strict=True)])
+    mean[same, 1] = np.nan  # one object on both sides: there is nothing to compare
 
     sign = np.where(kinds == "N", -1, 1)  # neighbours are to keep the true object
     lead = sign * (mean[:, 0] - mean[:, 1])
     measured = {
-        "success": np.where(known, lead > 0, np.nan),
+        "success": np.where(known & ~same, lead > 0, np.nan),
         "margin": sign * (np.exp(mean[:, 0]) - np.exp(mean[:, 1])),
         "accuracy": np.where(kinds == "N", said[:, 1], said[:, 0]),
     }
     per_fact = {}
     for name, (kind, what, _) in SCORES.items():
-        mine = kinds == kind
+        mine = (kinds == kind) & ~np.isnan(measured[what])
         total = np.bincount(of[mine], 100 * measured[what][mine], len(facts))
         with np.errstate(invalid="ignore"):  # 0/0 for a fact without such prompts
             per_fact[name] = total / np.bincount(of[mine], minlength=len(facts))
@@ -253,6 +266,11 @@ def score(model, tok, facts, batch_size=64, resamples=1000, seed=0, level=0.95, 
     for name, needs in (("ES", ""), ("PS", " and paraphrases"), ("NS", " and neighborhood")):
         if (n := values[name][3]) < len(facts):
             notes.append(f"{name} from {n} of {len(facts)} facts: it needs target_true{needs}.")
+    if same.any():
+        notes.append(f"Nothing to compare on {same.sum()} prompts: target_new is true there.")
+    used = [settled(one[2], join, tok)[1] for one, join in zip(asked, joins[::2], strict=True)]
+    if apart := sum(join != " " for join in used):
+        notes.append(f"{apart} of {len(used)} prompts: joined to their objects by no single space.")
     if any(fact.neighborhood_true for fact in facts):
         notes.append("Neighborhood prompts with answers of their own are compared with these.")
     return Scores(values, per_fact, PROTOCOL, tuple(notes))
@@ -336,11 +354,13 @@ def _interval(mean, draws, level):
 def ngram_entropy(text):
     """Weighted entropy of bi- and trigrams in bits: (2/3 H_2 + 4/3 H_3) / 2.
 
-    text: a string, split into words and punctuation marks, or a list of tokens. Low values mean
-    that the text repeats itself. ROME paper, app. B ("GE", printed there times 100); the original
-    splits words by NLTK, which takes "don't" apart, so that its numbers differ a little.
+    text: a string, split into words and punctuation marks (into characters where a script puts no
+    spaces between words), or a list of tokens. Low values mean that the text repeats itself. ROME
+    paper, app. B ("GE", printed there times 100); the original splits words by NLTK, which takes
+    "don't" apart, so that its numbers differ a little.
     """
-    tokens = re.findall(r"\w+|[^\w\s]", text) if isinstance(text, str) else list(text)
+    split = isinstance(text, str)
+    tokens = WORDS.findall(text) if split else list(in_order(text, "text", MeditError))
     total = 0.0
     for n, weight in ((2, 2 / 3), (3, 4 / 3)):
         counts = Counter(zip(*(tokens[i:] for i in range(n)), strict=False)).values()
@@ -356,21 +376,25 @@ def generate(model, tok, prompts, n_tokens=100, top_k=1, seed=0):
     The end-of-text token does not stop it. What an edit, or the tokenizer (a BOS), puts in front of
     a prompt is not returned.
     """
+    n_tokens, top_k = whole("n_tokens", n_tokens, 0), whole("top_k", top_k, 1)
+    prompts = list(as_texts(prompts, "prompts"))
     asked = _asked(model, prompts)
-    encoded = [encode(tok, text.rstrip()) for text in asked]
+    encoded = [encode(tok, ended(text)) for text in asked]
     rows = [ids for ids, _ in encoded]
     by_length = {}
     for i, row in enumerate(rows):
         by_length.setdefault(len(row), []).append(i)
-    generator, lm = torch.Generator().manual_seed(seed), LM(model)
+    generator, lm = draws(seed), LM(model)
     out = [None] * len(rows)
     with torch.no_grad(), evaluating(model):
         for length, members in by_length.items():  # equal lengths: no padding
+            if not length:
+                raise FactError(f"the prompt {asked[members[0]]!r} has no token to go on from")
             ids = step = lm.batch([rows[i] for i in members], tok)["input_ids"]
             cache = None
             for _ in range(min(n_tokens, lm.window - length)):
                 logits, cache = lm.next(ids, step, cache)
-                best, index = logits.topk(top_k)
+                best, index = logits.topk(min(top_k, logits.shape[-1]))
                 drawn = torch.multinomial(best.softmax(-1).cpu(), 1, generator=generator)
                 step = index.gather(1, drawn.to(index.device)).to(ids.device)
                 ids = torch.cat([ids, step], 1)
@@ -378,7 +402,7 @@ def generate(model, tok, prompts, n_tokens=100, top_k=1, seed=0):
                 text = asked[i][: len(asked[i]) - len(prompts[i])]
                 front = sum(end == 0 for _, end in encoded[i][1])
                 if text:
-                    front = with_target(tok, text.rstrip(), prompts[i].rstrip())[1]
+                    front = with_target(tok, text.rstrip(), ended(prompts[i]), " ")[1]
                 out[i] = tok.decode(row[front:]).removeprefix(" " if text else "")
     return out
 
@@ -407,11 +431,16 @@ def consistency(model, tok, facts, references, n_tokens=100, top_k=1, seed=0):
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    both = [(f, refs) for f, refs in zip(as_facts(facts), references, strict=True)
-            if f.generation and refs]  # fmt: skip
+    facts, references = as_facts(facts), list(in_order(references, "references", FactError))
+    if len(facts) != len(references):
+        raise FactError(f"{len(references)} lists of references for {len(facts)} facts")
+    references = [list(as_texts(refs, "references")) for refs in references]
+    both = [(f, r) for f, r in zip(facts, references, strict=True) if f.generation and r]
     if not both:
         raise FactError("consistency needs facts with generation prompts and reference texts")
-    words = TfidfVectorizer().fit([text for _, refs in both for text in refs])
+    if not any(re.search(WORD, text) for _, refs in both for text in refs):
+        raise FactError("the references hold no words")
+    words = TfidfVectorizer(token_pattern=WORD).fit([text for _, refs in both for text in refs])
     texts = iter(
         generate(model, tok, [p for f, _ in both for p in f.generation], n_tokens, top_k, seed)
     )

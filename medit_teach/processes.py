@@ -84,7 +84,7 @@ def joined():
     cpu = cpu or not torch.cuda.is_available()  # gloo between CPUs, nccl between GPUs
     state = _heard(lambda: PartialState(cpu=cpu, timeout=timedelta(minutes=minutes())))
     processes = Processes(state)
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
         with nullcontext() if processes.main else redirect_stdout(nowhere):
             if processes.main:
                 print(f"{processes.count} processes, {state.backend}", file=sys.stderr)

@@ -28,6 +28,7 @@ from .models import View, fingerprint, why_not_finite
 from .processes import ALONE
 from .running import exact, home
 from .settings import dtype_of, truth, whole
+from .texts import as_texts
 
 SAVE_EVERY = 30.0  # seconds of work between two saves of what is unfinished, or
 SAVE_SHARE = 20.0  # times as long as the last save took, where that is more
@@ -131,7 +132,9 @@ class Statistics:
                 save = partial(kept.save, tensors={"C0": C}, about=about)
                 write_whole(folder / f"C0-{layer}.safetensors", save)
             about = {"tokens": self.tokens, "weights": self.weights, "text": self.text}
-            write_whole(folder / "statistics.json", lambda p: Path(p).write_text(json.dumps(about)))
+            write_whole(
+                folder / "statistics.json", lambda p: Path(p).write_text(json.dumps(about), "utf-8")
+            )
 
     def _alone(self, folder):
         """StatisticsError if `folder` holds a C0 of another origin, or one that hides it."""
@@ -331,9 +334,9 @@ def second_moment(
 ):
     """Statistics of `layers` over the first `tokens` tokens of `texts`: one pass for all layers.
 
-    texts: iterable of str, each encoded on its own and cut at the model's context length, or at
-    LONGEST tokens where that is less. The pass stops at the highest layer. Sums are kept in
-    float64; dtype is what is stored.
+    texts: iterable of str (or of records with a field "text"), each encoded on its own and cut at
+    the model's context length, or at LONGEST tokens where that is less. The pass stops at the
+    highest layer. Sums are kept in float64; dtype is what is stored.
     cache: a folder (True: the default one); finished layers are found there again by the hash of
     weights, text, sample size and dtype, and work that was interrupted goes on where it stopped.
     one_at_a_time: a pass for each layer, and never more than one C0 in memory (needs cache).
@@ -349,6 +352,7 @@ def second_moment(
     if one_at_a_time and not cache:
         raise StatisticsError("one_at_a_time keeps C0 on the disk: give cache=True or a folder")
     d_in = max(view.weight(layer).shape[1] for layer in layers)
+    texts = as_texts(texts, error=StatisticsError)
     rows = _take(tok, texts, tokens, min(LONGEST, view.window))
     count = sum(map(len, rows))
     if count < d_in:

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 from .errors import HyperError, MeditError
-from .fact import as_facts, encode, last_token, pad, subject_last, with_target
+from .fact import as_facts, encode, fact_tokens, last_token, pad, subject_last
 from .hooks import by_row, evaluating, first, watch
 from .kept import Damaged, load, reason, save, set_aside, warn, warn_unwritten, write_whole
 from .keys import at_subject
@@ -118,6 +118,7 @@ class Targets:
     def __call__(self, facts, hyper, progress=None, processes=ALONE):
         """(d_out, E) float64. progress: called with the number of facts optimised. processes: each
         optimises, and keeps, its share of the chunks; all have all targets in the end."""
+        facts = as_facts(facts)
         kind, missing = self.kind(hyper), self.missing(facts, hyper)
         known = self._known[kind]
         lacking = {name for names in processes.gathered(self._names(missing)) for name in names}
@@ -149,7 +150,8 @@ class Targets:
 
     @staticmethod
     def _name(fact):
-        return json.dumps([fact.prompt, fact.subject, fact.target_new])
+        own = [] if fact.join is None else [fact.join]
+        return json.dumps([fact.prompt, fact.subject, fact.target_new, *own])
 
     def _names(self, facts):
         return [self._name(f) for f in facts]
@@ -251,7 +253,7 @@ def _optimise(view, tok, facts, layer, v0, hyper):
 
 def _tail(tok, fact):
     """Number of tokens from the subject's last one on, the target's with them."""
-    ids, _ = with_target(tok, fact.text, fact.target_new)
+    ids, _ = fact_tokens(tok, fact)
     return len(ids) - subject_last(tok, fact)[1]
 
 
@@ -267,7 +269,7 @@ def _rows(tok, facts, hyper):
     for e, fact in enumerate(facts):
         for context in hyper.contexts:
             _, position = subject_last(tok, fact, context)
-            ids, start = with_target(tok, context + fact.text, fact.target_new)
+            ids, start = fact_tokens(tok, fact, context)
             n = len(ids) - start
             out["row"] += [len(out["ids"])] * n
             out["col"] += range(start - 1 - position, len(ids) - 1 - position)

@@ -145,7 +145,7 @@ def test_named_collections(hub):
     hub[datasets.COUNTERFACT] = records
     assert [f.subject for f in mt.facts("counterfact")] == ["Aa", "Bb"]
     hub["zjunlp/KnowEdit"] = [KNOWEDIT, KNOWEDIT | {"subject": "Otto"}, KNOWEDIT]
-    with pytest.warns(UserWarning, match="1 of 3 records of zsre were left out; .*'Otto' is not"):
+    with pytest.warns(UserWarning, match="zsre: 1 of 3 records were left out: .*'Otto' is not"):
         found = mt.facts("zsre", distinct_subjects=False)
     assert len(found) == 2 and found[0].target_true == "Rome"
     with pytest.raises(FactError, match="'Otto' is not in the prompt"):

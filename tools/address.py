@@ -62,13 +62,15 @@ class Address:
 
 def read(root: Path = ROOT) -> Address:
     """The address that `pyproject.toml` gives."""
-    table = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["medit_teach"]
+    table = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "medit_teach"
+    ]
     return Address(table["owner"], table["repository"], table.get("branch", "main"))
 
 
 def in_use(root: Path = ROOT) -> Address:
     """The address that the links have now: the one of `_config.yml`."""
-    text = (root / "_config.yml").read_text()
+    text = (root / "_config.yml").read_text(encoding="utf-8")
     url = re.search(rf"^\s+url: https://github\.com/({NAME})/({NAME})\s*$", text, re.M)
     branch = re.search(rf"^\s+branch: ({NAME})\s*$", text, re.M)
     if not url or not branch:
@@ -126,10 +128,10 @@ def strays(text: str, address: Address) -> list[str]:
 
 def set_address(root: Path, owner: str, name: str, branch: str) -> None:
     path = root / "pyproject.toml"
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     for key, value in {"owner": owner, "repository": name, "branch": branch}.items():
         text = re.sub(rf'^{key} = ".*"$', f'{key} = "{value}"', text, flags=re.M)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def sync(root: Path = ROOT) -> list[Path]:

@@ -140,10 +140,10 @@ class Browser:
 
         port = Path(self.profile, "DevToolsActivePort")
         for _ in range(300):
-            if port.exists() and len(port.read_text().split()) == 2:
+            if port.exists() and len(port.read_text(encoding="utf-8").split()) == 2:
                 break
             time.sleep(0.1)
-        number, path = port.read_text().split()
+        number, path = port.read_text(encoding="utf-8").split()
         return await websocket_connect(f"ws://127.0.0.1:{number}{path}", max_message_size=1 << 28)
 
     def visit(self, page: str, size: str = "desktop", dark: bool = False, script="") -> Visit:

@@ -196,11 +196,11 @@ clock shows about the same. Made by `python tools/notebooks.py --times`; on a GP
 
 def note_times(seconds: dict[str, float]) -> None:
     """Write {path in the repository: seconds} into the record, and the page made from it."""
-    known = json.loads(TIMES.read_text()) if TIMES.exists() else {}
+    known = json.loads(TIMES.read_text(encoding="utf-8")) if TIMES.exists() else {}
     processor = _processor()
     known |= {name: {"seconds": round(s), "processor": processor} for name, s in seconds.items()}
     known = {name: known[name] for name in sorted(known) if (ROOT / name).exists()}
-    TIMES.write_text(json.dumps(known, indent=1) + "\n")
+    TIMES.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     TIMES_PAGE.write_text(times_page(known), encoding="utf-8")
 
 
@@ -216,7 +216,11 @@ def times_page(known: dict) -> str:
 def _processor() -> str:
     """The processor's name, as the system tells it."""
     info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    names = (
+        re.findall(r"model name\s*: (.*)", info.read_text(encoding="utf-8"))
+        if info.exists()
+        else []
+    )
     return names[0].strip() if names else platform.processor() or platform.machine()
 
 

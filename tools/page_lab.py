@@ -36,7 +36,7 @@ def build(folder: Path = FOLDER) -> Path:
     """The data files in `folder`, made anew only if model, world, targets or this file changed."""
     stamp = folder / "made-from.txt"
     now = _made_from()
-    if stamp.is_file() and stamp.read_text() == now:
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == now:
         return folder
     import medit_teach as mt
 
@@ -45,7 +45,7 @@ def build(folder: Path = FOLDER) -> Path:
     model, tok = mt.load(MODEL)
     for name, (header, arrays) in _files(model, tok).items():
         (folder / f"{name}.js").write_text(pack(name, header, arrays), encoding="ascii")
-    stamp.write_text(now)
+    stamp.write_text(now, encoding="utf-8")
     return folder
 
 

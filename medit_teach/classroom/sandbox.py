@@ -118,6 +118,7 @@ def isolation():
                 text=True,
                 timeout=60,
                 env=_environment("/desk"),
+                encoding="utf-8",
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return False, f"isolation was off: {error}"
@@ -147,9 +148,9 @@ def _processor_time(pid):
     """Seconds that the process and those it started have used; 0 where /proc does not say."""
     seconds, tick = 0.0, os.sysconf("SC_CLK_TCK")
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
         seconds += sum(map(int, fields[11:15])) / tick  # its own, and of those that ended
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split():
             seconds += _processor_time(child)
     except (OSError, IndexError, ValueError):
         pass

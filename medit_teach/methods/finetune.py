@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import HyperError
-from ..fact import with_target
+from ..fact import fact_tokens
 from ..hooks import evaluating
 from ..hyper import Hyper
 from ..metrics import target_logprobs
@@ -108,11 +108,7 @@ def loss_and_gradient(view, tok, rows, p, batch_size=128):
 def _rows(tok, facts, contexts):
     """Every fact in every context, with its target: (ids, where the target starts, weight)."""
     weight = 1 / (len(facts) * len(contexts))
-    return [
-        (*with_target(tok, context + fact.text, fact.target_new), weight)
-        for fact in facts
-        for context in contexts
-    ]
+    return [(*fact_tokens(tok, fact, context), weight) for fact in facts for context in contexts]
 
 
 def all_right(model, tok, facts, batch_size=32):
@@ -122,9 +118,11 @@ def all_right(model, tok, facts, batch_size=32):
 
 
 def right(model, tok, facts):
-    """For each fact: P[new] > P[true] on its prompt (without target_true: new is the likeliest)."""
+    """For each fact: P[new] > P[true] on its prompt; without another true object: says new."""
     texts = [fact.text for fact in facts]
-    new, said = target_logprobs(model, tok, texts, [fact.target_new for fact in facts])
-    true, _ = target_logprobs(model, tok, texts, [f.target_true or f.target_new for f in facts])
-    pairs = zip(facts, new, true, said, strict=True)
-    return [bool(n.mean() > t.mean()) if f.target_true else s for f, n, t, s in pairs]
+    joins = [fact.join for fact in facts]
+    known = [f.target_true or f.target_new for f in facts]
+    new, said = target_logprobs(model, tok, texts, [f.target_new for f in facts], joins=joins)
+    true, _ = target_logprobs(model, tok, texts, known, joins=joins)
+    pairs = zip(facts, new, true, said, known, strict=True)
+    return [bool(n.mean() > t.mean()) if k != f.target_new else s for f, n, t, s, k in pairs]

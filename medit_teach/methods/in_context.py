@@ -19,24 +19,26 @@ and the words "New Fact:" and "Prompt:" around); a store of facts beside the mod
 each question: Lewis et al. 2020, arXiv:2005.11401.
 """
 
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..edits import Edit
-from ..errors import HyperError
+from ..errors import FactError, HyperError
 from ..fact import Fact, as_facts
 from ..hyper import Hyper
 from ..models import View
 from ..settings import setting
+from ..texts import WORD, joined
 
 KINDS = ("copy", "update", "retain", "update", "retain", "update", "retain", "retain")
 
 
 def statement(fact):
     """The new fact as a sentence."""
-    return f"{fact.text} {fact.target_new}."
+    return joined(fact.text, fact.target_new, fact.join) + "."
 
 
 class Memory:
@@ -47,7 +49,9 @@ class Memory:
 
         self.facts = as_facts(facts)
         self.sentences = [statement(fact) for fact in self.facts]
-        self.tfidf = TfidfVectorizer()
+        if not any(re.search(WORD, sentence) for sentence in self.sentences):
+            raise FactError(f"{self.sentences[0]!r} holds no word to be found by")
+        self.tfidf = TfidfVectorizer(token_pattern=WORD)
         self.vectors = self.tfidf.fit_transform(self.sentences)  # rows of length 1
 
     def similarity(self, questions):
@@ -100,7 +104,7 @@ def demonstration(fact, kind):
         question = fact.paraphrases[0]
     if kind == "retain" and fact.neighbors and fact.neighbors[0][1]:
         question, answer = fact.neighbors[0]
-    return f"{statement(fact)} {question} {answer}."
+    return f"{statement(fact)} {joined(question, answer, fact.join)}."
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from torch import nn
 
 from .. import kept
 from ..errors import HyperError, MeditError, ModelError
-from ..fact import pad, with_target
+from ..fact import fact_tokens, pad
 from ..hooks import evaluating, first
 from ..hyper import Hyper
 from ..kept import write_whole
@@ -152,7 +152,7 @@ def pairs(view, tok, facts, layers):
     Returns {layer: (u (E, T, d_in), delta (E, T, d_out))} and mask (E, T), False on padding, so
     that sum_t delta[e, t] u[e, t]^T is the gradient of fact e's loss in W. Paper, sec. 3.1.
     """
-    rows = [with_target(tok, fact.text, fact.target_new) for fact in facts]
+    rows = [fact_tokens(tok, fact) for fact in facts]
     mask = pad([ids[:-1] for ids, _ in rows], tok, view.device)["attention_mask"].bool()
     u, zero = {}, {}
 

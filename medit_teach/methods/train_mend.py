@@ -48,13 +48,13 @@ def step_loss(view, tok, editor, facts, everyone, rng, c_edit):
     said, kept = [], []
     for e, f in enumerate(facts):
         for question in (f.text, rng.choice(f.paraphrases)):
-            said.append((e, with_target(tok, question, f.target_new)))
+            said.append((e, with_target(tok, question, f.target_new, f.join)))
         other = rng.choice(everyone)
         near = rng.choice(f.neighborhood) if f.neighborhood else f.text
         questions = [(near, f.target_true)]
         if other.subject != f.subject:
             questions.append((other.text, other.target_true))
-        kept += [(e, with_target(tok, q, a)) for q, a in questions]
+        kept += [(e, with_target(tok, q, a, f.join)) for q, a in questions]
 
     def edited(rows):
         """Inside, row i goes through the model that was edited for the fact rows[i][0]."""

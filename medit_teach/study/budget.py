@@ -100,9 +100,9 @@ class Lengths:
 
 def lengths(tok, facts, h):
     """Lengths of `facts`, the longest of each (a chunk is padded to them)."""
-    found = _rows(tok, as_facts(facts), h)
-    position = found["position"].tolist()
-    n = len(as_facts(facts))
+    facts = as_facts(facts)
+    found = _rows(tok, facts, h)
+    position, n = found["position"].tolist(), len(facts)
     return Lengths(
         rows=-(-len(found["ids"]) // n),
         before=max(position),
@@ -306,7 +306,7 @@ def free(device="cpu"):
     if kind == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]

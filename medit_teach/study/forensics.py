@@ -23,6 +23,7 @@ from ..models import View
 from ..objective import HardPreservation, SoftPreservation
 from ..running import exact, unwrapped
 from ..settings import number, shown, tensor, whole
+from ..texts import as_texts, ended
 
 # ------------------------------------------------------------------ with a reference: W_new - W_ref
 
@@ -143,10 +144,11 @@ def answers(model, tok, subjects, prompts, batch_size=64):
     prompts: templates with "{}". Two such tables, of the model and of its reference, show where
     they differ; the largest entry of a row is how sure the model is of its answer.
     """
-    rows = [encode(tok, p.replace("{}", s).rstrip())[0] for s in subjects for p in prompts]
-    parts, batch_size = [], whole("batch_size", batch_size, 1)
-    if not rows:
+    subjects, prompts = list(as_texts(subjects, "subjects")), list(as_texts(prompts, "prompts"))
+    if not subjects or not prompts:
         raise FactError("answers needs at least one subject and one prompt")
+    rows = [encode(tok, ended(p.replace("{}", s)))[0] for s in subjects for p in prompts]
+    parts, batch_size = [], whole("batch_size", batch_size, 1)
     with torch.no_grad(), evaluating(model):
         for i in range(0, len(rows), batch_size):
             chunk = rows[i : i + batch_size]

@@ -19,6 +19,7 @@ from ..hooks import by_row, evaluating, watch
 from ..metrics import target_logprobs
 from ..models import View
 from ..settings import MOST_SEED, number, whole
+from ..texts import as_texts, is_text
 
 PLACES = (
     "first subject token",
@@ -59,14 +60,10 @@ def trace(model, tok, fact, kind="state", noise=3.0, samples=10, window=1, seed=
     takes 10 for mlp and attention). noise: standard deviation of the noise, in units of `sigma`,
     which is `subject_noise` of this fact unless given (give one that many facts share, to compare
     them). The same `samples` draws (CPU generator with `seed`) serve every cell. batch_size: rows
-    in a forward pass. The answer is the first token of " " + answer, by default the target_true.
+    in a forward pass. The answer is the first token of " " + answer, by default the target_true; a
+    token that is the space alone counts as the prompt's last.
     """
-    if isinstance(fact, tuple):
-        prompt, subject, answer = fact
-        fact = Fact(prompt, subject, target_new=answer, target_true=answer)
-    answer = answer or fact.target_true
-    if answer is None:
-        raise FactError(f"{fact.text!r} has no target_true; give the answer to trace")
+    fact, answer = _asked(fact, answer)
     view = View(model)
     parts = {"state": view.block, "mlp": view.mlp, "attention": view.attention}
     if not isinstance(kind, str) or kind not in parts:
@@ -76,8 +73,10 @@ def trace(model, tok, fact, kind="state", noise=3.0, samples=10, window=1, seed=
     noise, seed = number("noise", noise, low=0), whole("seed", seed, 0, MOST_SEED)
     sigma = number("sigma", sigma, low=0, none=True)
     ids, subject = subject_tokens(tok, fact)
-    full, start = with_target(tok, fact.text, answer.strip())
-    answer = full[start]
+    full, start = with_target(tok, fact.text, answer, fact.join)
+    real = next((i for i in range(start, len(full)) if tok.decode([full[i]]).strip()), start)
+    ids = ids if real == start else full[:real]  # a space alone is no answer: it is read too
+    answer = full[real]
     sigma = subject_noise(model, tok, fact) if sigma is None else sigma
     modules = {"embedding": view.embedding}
     modules |= {layer: parts[kind](layer) for layer in range(view.n_layers)}
@@ -129,6 +128,25 @@ def trace(model, tok, fact, kind="state", noise=3.0, samples=10, window=1, seed=
     return Trace(effect, clean, corrupted, words, subject, tok.decode([answer]), kind, window)
 
 
+def _asked(fact, answer):
+    """The Fact, and the answer to trace."""
+    if isinstance(fact, tuple):
+        if len(fact) != 3:
+            raise FactError(
+                f"a tuple to trace is (prompt, subject, answer), not {len(fact)} things"
+            )
+        prompt, subject, answer = fact
+        fact = Fact(prompt, subject, target_new=answer)
+    facts = as_facts(fact)
+    if len(facts) > 1:
+        raise FactError(f"trace takes one fact, not {len(facts)}; trace_many takes several")
+    answer = facts[0].target_true if answer is None else answer
+    if answer is None:
+        raise FactError(f"{facts[0].text!r} has no target_true; give the answer to trace")
+    is_text(answer, "answer", FactError)
+    return facts[0], answer
+
+
 def trace_many(model, tok, facts, kind="state", noise=3.0, samples=10, window=1, seed=0,
                batch_size=128, known_only=True):  # fmt: skip
     """Mean effects by place in the prompt, over the facts that the model gets right.
@@ -148,7 +166,8 @@ def trace_many(model, tok, facts, kind="state", noise=3.0, samples=10, window=1,
     prompts, answers = [facts[i].text for i in asked], [facts[i].target_true for i in asked]
     right = [True] * len(asked)
     if known_only:
-        right = target_logprobs(model, tok, prompts, answers)[1]
+        joins = [facts[i].join for i in asked]
+        right = target_logprobs(model, tok, prompts, answers, joins=joins)[1]
     used = [i for i, r in zip(asked, right, strict=True) if r]
     if not used:
         raise FactError(f"the model is right about none of {len(asked)} facts with a target_true")
@@ -242,7 +261,7 @@ def triggers(model, tok, texts, layers, tokens=4000, n=5, batch_size=32):
     batch_size = whole("batch_size", batch_size, 1)
     limit = view.window
     rows, left = [], tokens
-    for text in texts:
+    for text in as_texts(texts):
         if left <= 0:
             break
         ids = encode(tok, text)[0][: min(limit, left + 1)]

@@ -20,6 +20,7 @@ from random import Random
 import numpy as np
 
 from ..errors import MeditError
+from ..fact import as_facts
 from ..kept import reason
 from ..metrics import bootstrap, target_logprobs
 from ..world import BY_NAME
@@ -63,6 +64,7 @@ def questions(world, facts, most=6, seed=0):
     depends on both. MeditError if the facts are of several relations, which could bear on one path
     together.
     """
+    facts = as_facts(facts)
     edits = [world.as_edit(fact) for fact in facts]
     if len({relation for relation, _, _ in edits}) > 1:
         raise MeditError("questions() wants facts of one relation; call it once for each")

@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 
+from ..errors import FactError
+from ..fact import Fact, as_facts
+
 CLASSES = ("person", "city", "company", "country")
 
 WORDS = {
@@ -208,7 +211,7 @@ def _hops(path):
     links = [BY_NAME[r] for r in path if r in BY_NAME]
     fits = all(a.objects == b.cls for a, b in pairwise(links))
     if len(links) < len(path) or not 2 <= len(path) <= 6 or not fits:
-        raise ValueError(f"{path!r} is not a chain of two to six relations")
+        raise FactError(f"{path!r} is not a chain of two to six relations")
     return HOPS[len(path) - 2]
 
 
@@ -332,7 +335,7 @@ class World:
                     out.append(w.capitalize())
                     if len(out) == n:
                         return out
-            raise ValueError(f"only {len(out)} of {n} different invented words found")
+            raise FactError(f"only {len(out)} of {n} different invented words found")
 
         def pairs(n, first, second, join):
             both = [(a, b) for a in first for b in second]
@@ -464,17 +467,18 @@ class World:
 
     def as_edit(self, edit) -> tuple[str, str, str]:
         """(relation's name, subject, new object) of a tuple, a record or a `Fact`."""
-        if isinstance(edit, dict):
-            rw = edit["requested_rewrite"]
-            edit = (rw["relation_id"], rw["subject"], rw["target_new"]["str"])
-        elif hasattr(edit, "target_new"):
-            edit = (edit.relation, edit.subject, edit.target_new)
+        if isinstance(edit, (dict, Fact)):
+            fact = as_facts(edit)[0]
+            edit = (fact.relation, fact.subject, fact.target_new)
+        three = isinstance(edit, (tuple, list)) and len(edit) == 3
+        if not three or not all(isinstance(x, str) for x in edit):
+            raise FactError(f"an edit is (relation, subject, new object), three texts, not {edit}")
         relation, subject, new = edit
         name = next((r.name for r in RELATIONS if relation in (r.id, r.name)), None)
         if name is None:
-            raise ValueError(f"unknown relation {relation!r}; choose from {', '.join(BY_NAME)}")
+            raise FactError(f"unknown relation {relation!r}; choose from {', '.join(BY_NAME)}")
         if (name, subject) not in self.facts:
-            raise ValueError(f"this world has no {name} of {subject!r}")
+            raise FactError(f"this world has no {name} of {subject!r}")
         return name, subject, new.strip()
 
     def consequences(self, edit, paths=tuple(COMPOSITIONS)) -> list[Consequence]:
@@ -533,7 +537,7 @@ class World:
         names = [relations] if isinstance(relations, str) else list(relations or CATEGORIES)
         unknown = [x for x in names if x not in BY_NAME]
         if unknown:
-            raise ValueError(f"unknown relation {unknown[0]!r}; choose from {', '.join(BY_NAME)}")
+            raise FactError(f"unknown relation {unknown[0]!r}; choose from {', '.join(BY_NAME)}")
         keys = [(r, s) for r in names for s in self.subjects(r)]
         self._rng("records", seed).shuffle(keys)
         if distinct_subjects:

@@ -13,7 +13,8 @@ from .fact import Fact, as_records
 from .files import read_records, read_text
 from .forms import filler, one_each
 from .models import card
-from .texts import draws, whole
+from .settings import whole
+from .texts import draws
 
 DOCUMENTS = 4000  # documents of the world that texts_for makes
 COUNTERFACT = "azhx/counterfact"  # hub copy without a loading script, in CounterFact's own schema

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from . import forms
 from .errors import FactError, ModelError
 from .forms import FILLER, NEEDED, PROMPTS
 from .texts import as_texts, ended, in_order, is_text, mark, places, settled

@@ -32,8 +32,9 @@ def facts(
 ):
     """A list of Fact.
 
-    source: "world" (the invented world of the embedded models), "counterfact" or "zsre" (from the
-    hub: COUNTERFACT, ZSRE), a JSON / JSON-lines file, or a list of records or facts. Records are in
+    source: "world" (the invented world of the embedded models), "real" (medit_teach.real; one of
+    its splits is "real-choosing" or "real-reporting"), "counterfact" or "zsre" (from the hub:
+    COUNTERFACT, ZSRE), a JSON / JSON-lines file, or a list of records or facts. Records are in
     CounterFact's schema (MQuAKE's lists of rewrites too), in EasyEdit's flat one, in zsRE's,
     KnowEdit's, UniEdit's or counterfact-tracing's (Fact.from_record). None: the file named by the
     environment variable MEDIT_FACTS; else "world", or "counterfact" if `model` is given and is
@@ -60,6 +61,10 @@ def facts(
         records = _world(model).records(distinct_subjects=False)
     elif source == "counterfact":
         records = _hub(FactError, "MEDIT_FACTS", COUNTERFACT, split="train")
+    elif source in ("real", "real-choosing", "real-reporting"):
+        from .real import records as real
+
+        records = real(source.partition("-")[2] or None)
     elif source == "zsre":
         records = read(_hub_file(FactError, "MEDIT_FACTS", *ZSRE))
     elif not str(source).strip():

@@ -9,13 +9,14 @@ import sys
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "medit_teach"
-FLOORS = ("world", "core", "methods", "study", "tiny", "book", "classroom")  # from the ground up
+FLOORS = ("core", "world", "real", "methods", "study", "tiny", "book", "classroom")  # upwards
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
 }
 LAZY = {  # imports inside a function that lead up a floor, each with its reason
     ("medit_teach.datasets", "medit_teach.world"): "the invented world is one of the sources",
+    ("medit_teach.datasets", "medit_teach.real"): "and so are the real facts",
     ("medit_teach.book.check.assignments", "medit_teach.classroom.worker"): "to be moved down",
 }
 

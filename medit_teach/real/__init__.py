@@ -321,7 +321,7 @@ def _key(fact):
 
 
 def _kept(path):
-    """What the cache's file holds; nothing if there is none, or a damaged one, which is set aside."""
+    """What the cache's file holds; nothing if there is none; a damaged one is set aside."""
     try:
         return kept.opened(path.read_bytes())
     except kept.Damaged as error:

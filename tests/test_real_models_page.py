@@ -36,10 +36,11 @@ def test_families_and_sources_are_those_of_the_code():
 
 
 def test_presets_and_guesses_are_those_of_the_code():
-    vocabulary = {"Llama-2-7B": 32000, "Llama-3-8B": 128256}
+    vocabulary = {"Llama-2-7B": 32000, "Llama-3-8B": 128256, "SmolLM2-135M": 49152}
     sizes = {
         "GPT-2 medium": hyper._MEDIUM, "GPT-2 large": hyper._LARGE, "GPT-2 XL": hyper._XL,
         "GPT-J-6B": hyper._J, "Llama-2-7B": hyper._LLAMA, "Llama-3-8B": hyper._LLAMA,
+        "SmolLM2-135M": hyper._SMOL,
     }  # fmt: skip
     assert {size for size, _ in hyper.PRESETS} == set(sizes.values()) | {hyper._LLAMA3}
     for name, size in sizes.items():

@@ -1,4 +1,4 @@
-"""Real weights from one file: where it is found, that it is the right one, and what is kept of it."""
+"""Real weights from one file: where it is found, that it is the right one, what is kept of it."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 Three forms, none of which can hold code:
 
-    save, load           tensors and words about them (safetensors; the hash is in the header)
-    seal, opened         a record (JSON; the hash is its field "check")
-    save_state, state    where a training stands (torch.save of numbers, words and tensors)
+    save, load               tensors and words about them (safetensors; the hash is in the header)
+    seal, opened             a record (JSON; the hash is its field "blake2b")
+    save_state, load_state   where a training stands (torch.save of numbers, words and tensors)
 
 Reading tells four cases apart. A file whose content is not what was written is Damaged: it may be
 set aside (renamed, never deleted) and computed anew. Memory that runs out, and a disk that cannot
@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,7 +30,7 @@ from safetensors.torch import save_file
 from .errors import MeditError
 from .memory import ran_out
 
-CHECK = "check"  # the name of the hash, in a header and in a record
+CHECK = "blake2b"  # the name of the hash, in a header and in a record
 KIND = "blake2b:"  # what a hash begins with, so that it is known under a damaged name
 CHANGED = "its content is not what was written"
 
@@ -85,7 +86,9 @@ def write_whole(path, write):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     mark = hashlib.blake2b(path.name.encode("utf-8", "replace"), digest_size=4).hexdigest()
-    draft = path.with_name(f".{mark}.{os.getpid()}")  # short: a long name may be just allowed
+    draft = path.with_name(
+        f".{mark}.{os.getpid()}.{get_ident()}"
+    )  # short: a long name may be just allowed
     try:
         write(str(draft))
         os.replace(draft, path)

@@ -200,9 +200,9 @@ class Statistics:
             weights, text, tokens = next(iter(told))
             return cls(files if one_at_a_time else dict(files), tokens, weights, text)
         except (MeditError, OSError, ValueError) as error:
+            again = "" if isinstance(error, OSError) else "; delete the folder and collect again"
             raise StatisticsError(
-                f"cannot read statistics in {folder}: {kept.reason(error)}; delete the folder and "
-                "collect again"
+                f"cannot read statistics in {folder}: {kept.reason(error)}{again}"
             ) from error
         except (RuntimeError, MemoryError) as error:
             if not ran_out(error):
@@ -363,8 +363,8 @@ def second_moment(
     weights = fingerprint(model)
     text = hashlib.blake2b(json.dumps(rows).encode(), digest_size=16).hexdigest()
     result = Statistics({}, count, weights, text)
-    folder = None
-    if cache is not None and cache is not False:
+    folder, cached = None, cache is not None and cache is not False
+    if cached:
         name = f"{weights}-{text}-{count}-{str(dtype).removeprefix('torch.')}"
         folder = (cache_folder() if cache is True else Path(cache)) / name
         try:
@@ -392,21 +392,28 @@ def second_moment(
         if not all(torch.isfinite(C).all() for C in found.values()):
             raise StatisticsError(f"the keys are not finite: {why_not_finite(model)}")
         result.C0 = found if one_at_a_time else result.C0 | found
-        if folder:
-            try:
-                if processes.main:
-                    result.save(folder)
-            except Unwritable as error:
-                if one_at_a_time:
-                    raise
-                if part:  # else it was told when a part of the sum could not be kept
-                    kept.warn_unwritten(folder, error)
-                part = {}
-            processes.wait()  # a share is given up when the whole is kept
-            for path in part.values():
+        if cached:
+            saved = folder and _saved(result, folder, bool(part), one_at_a_time, processes)
+            # a share is given up when the whole is kept, and only then
+            for path in part.values() if processes.gathered(saved)[0] else ():
                 with suppress(OSError):  # it is of no more use, and does no harm
                     path.unlink(missing_ok=True)
     return Statistics.load(folder, layers, True) if one_at_a_time else result
+
+
+def _saved(result, folder, warn, needed, processes):
+    """Whether the first process could save `result`; that it could not is an error if it is
+    `needed` there, else a warning."""
+    try:
+        if processes.main:
+            result.save(folder)
+        return True
+    except Unwritable as error:
+        if needed:
+            raise
+        if warn:  # else it was told when a part of the sum could not be kept
+            kept.warn_unwritten(folder, error)
+        return False
 
 
 def _cached(folder, layers, view, origin, dtype, keep):

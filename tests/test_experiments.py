@@ -699,3 +699,10 @@ def test_targets_that_cannot_be_kept_only_warn(sweep, loaded, tmp_path):
     with pytest.warns(UserWarning, match=r"cannot write .*x\.targets.*the result is right"):
         rows = go(sweep(), tmp_path / "x.jsonl", loaded)
     assert plain(rows) == plain(go(sweep(), tmp_path / "y.jsonl", loaded))
+
+
+@pytest.mark.parametrize("name", ["size", "keep", "per_fact", "blake2b", "seconds"])
+def test_a_measure_does_not_hide_a_field_of_the_record(name, sweep, loaded, tmp_path):
+    asked = sweep(measures=["mine"], methods=[Method("none")])
+    with pytest.raises(MeditError, match=f"gives '{name}', a field"):
+        go(asked, tmp_path / "x.jsonl", loaded, measures={"mine": lambda state: {name: 1.0}})

@@ -20,7 +20,7 @@ from medit_teach import cli, kept, models, statistics, values
 from medit_teach.errors import MeditError, StatisticsError
 from medit_teach.hyper import hyper
 from medit_teach.methods import mend, train_mend
-from medit_teach.study import experiments
+from medit_teach.study import experiments, ripples
 from medit_teach.tiny import acceptance, training
 from medit_teach.world import World
 
@@ -623,15 +623,26 @@ def test_a_training_whose_checkpoint_cannot_be_written(where, tmp_path, monkeypa
             training.train("tiny-gptj", tmp_path / "m", **small, **more)
     with pytest.raises(MeditError, match=r"cannot write .*file"):
         training.train("tiny-gptj", tmp_path / "file", work=tmp_path / "w", **small)
-    full(errno.ENOSPC, monkeypatch, where)
     if where == "folder":
+        full(errno.ENOSPC, monkeypatch, where)
         with pytest.raises(MeditError, match="No space left"):
             training.train("tiny-gptj", tmp_path / "m", **small)
         return
+    real = os.replace
+
+    def refuse(draft, path):  # the checkpoint; the model itself can be written
+        if Path(path).name == training.CHECKPOINT:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(draft, path)
+
+    monkeypatch.setattr(os, "replace", refuse)
     with told(1) as notes:
         training.train("tiny-gptj", tmp_path / "m", checkpoint_every=0.0, **small)
     assert "No space left" in str(notes[0].message) and "goes on" in str(notes[0].message)
     assert (tmp_path / "m" / "model.safetensors").is_file()
+    full(errno.ENOSPC, monkeypatch, "replace")
+    with pytest.raises(MeditError, match=r"cannot write .*m.*No space left"):
+        training.train("tiny-gptj", tmp_path / "m", **small)
 
 
 @pytest.mark.parametrize("out", ["file/x.json", "n" * 300, "folder"])
@@ -667,12 +678,15 @@ class Evil:
         return (Path.touch, (self.path,))
 
 
+STATE = dict(key={}, step=1, seconds=0.0, settings=[], losses=[])
+
+
 @pytest.mark.parametrize("write", [
     lambda path, x: torch.save(x, path),
     lambda path, x: path.write_bytes(pickle.dumps(x)),
-    lambda path, x: torch.save({"key": {}, "step": 1, "model": x, "optimizers": [], "seconds": 0.0,
-                                "settings": [], "editor": x, "adam": x, "losses": [], "check": ""},
-                               path),
+    lambda path, x: torch.save(
+        STATE | dict.fromkeys(("model", "optimizers", "editor", "adam", kept.CHECK), x), path
+    ),
 ])  # fmt: skip
 def test_a_checkpoint_runs_no_code(write, case, tmp_path, monkeypatch):
     ran = tmp_path / "ran"
@@ -741,6 +755,19 @@ def test_a_name_from_a_file_is_no_path(name, case, tmp_path, monkeypatch, capsys
             mend.shipped(model)
 
 
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", 3, ["x"], {"a": 1}])
+def test_an_assignment_is_written_into_the_folder_that_was_named(name, tmp_path, capsys):
+    about = {"nbgrader": {"schema_version": 3, "grade_id": "a", "grade": False, "solution": True}}
+    cell = {"cell_type": "code", "metadata": about, "source": "x = 1", "outputs": []}
+    whole = {"metadata": {"medit_teach": {"assignment": name}}, "cells": [cell]}
+    path = tmp_path / "master.ipynb"
+    path.write_text(json.dumps(whole | {"nbformat": 4, "nbformat_minor": 5}))
+    assert cli.main(["assignment", str(path), "--out", str(tmp_path / "a" / "b")]) == 2
+    error = capsys.readouterr().err
+    assert "cannot name a file" in error and error.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["master.ipynb"]
+
+
 def test_names_that_can_name_a_file():
     for name in ("ridges", "batch-size 2", "Übung.1", "北京", "x" * 200):
         assert kept.plain_name(name, "it") == name
@@ -765,7 +792,7 @@ def test_a_hash_is_of_every_name_type_shape_and_number():
 def test_the_editor_that_ships_carries_no_hash_and_is_read():
     path = mend.DATA / "mend-tiny-gptj.safetensors"
     editor, about = mend.Editor.load(path)
-    assert "check" not in about and editor.rank == int(about["rank"])
+    assert kept.CHECK not in about and editor.rank == int(about["rank"])
     assert all(torch.equal(x, load_file(path)[k]) for k, x in editor.state_dict().items())
 
 
@@ -779,5 +806,5 @@ def test_a_file_that_holds_no_ripples(content, tmp_path):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(MeditError, match="holds no records of ripples") as error:
-        mt.study.ripples.load(path)
+        ripples.load(path)
     assert "\n" not in str(error.value)

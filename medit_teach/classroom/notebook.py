@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import MeditError
-from ..kept import write_text
+from ..kept import plain_name, write_text
 from .hidden import collecting
 from .sandbox import FORBIDDEN, PACKAGE
 
@@ -46,8 +46,11 @@ class Master:
     def __init__(self, path):
         self.path = Path(path)
         self.notebook = read(self.path)
-        own = self.notebook["metadata"].get("medit_teach", {})
-        self.name = own.get("assignment") or self.path.parent.name
+        own = self.notebook.get("metadata")
+        own = own.get("medit_teach") if isinstance(own, dict) else None
+        own = own if isinstance(own, dict) else {}
+        name = own.get("assignment") or self.path.absolute().parent.name
+        self.name = plain_name(name, f"{self.path.name}: the assignment")
         self.seed = own.get("seed", 0)
 
     def cells(self, kind=None):

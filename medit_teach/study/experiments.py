@@ -160,7 +160,7 @@ class Sweep:
     model: str | None = None
     measures: tuple = ("scores", "perplexity", "update")
     """Names in MEASURES, of functions given to run(), or "package.module:function" of a module that
-    is imported (a sweep in a file: of this package only, for a file runs no code)."""
+    is imported (in a file: of this package, for a file runs no code; see load_sweep)."""
     scored: int = 128
     keep: tuple = ("ES", "PS", "NS")
     """Measures whose value for each fact goes into the record, for intervals on differences."""
@@ -207,8 +207,9 @@ def _make(kind, values, what):
         raise MeditError(f"{what}: {str(error).split('() ')[-1]}") from None
 
 
-def load_sweep(path):
-    """A Sweep from a TOML or JSON file with its fields."""
+def load_sweep(path, allow=()):
+    """A Sweep from a TOML or JSON file with its fields. allow: measures "module:function" that it
+    may name although they are from outside this package."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -221,10 +222,11 @@ def load_sweep(path):
         told = "" if str(path) in str(error) else f"the sweep {path}: "
         raise type(error)(f"{told}{error}") from None
     for name in sweep.measures:
-        if ":" in name and not _ours(name):
+        if ":" in name and name not in allow and not _ours(name):
             raise MeditError(
                 f"the sweep {path}: measures: {name!r} is code from outside this package, which a "
-                "file cannot ask for; give the function to run(load_sweep(...), measures={...})"
+                f"file cannot ask for; if you trust it: --allow {name} (in Python: load_sweep(..., "
+                "allow=[...]), and the function to run(measures={...}))"
             )
     return sweep
 
@@ -312,25 +314,30 @@ COLUMNS = {"scores": tuple(metrics.SCORES), "untouched": tuple(metrics.SCORES)} 
 
 def _measure(name, own):
     """The function called `name`; MeditError if there is none. A name alone runs no code: "module:
-    function" is a measure only if it is one of this package, or of a module that the caller has
-    imported, written there, and takes `state` alone."""
+    function" is a measure only of this package, or of a module that the caller has imported."""
     if name in own or name in MEASURES:
         return own.get(name) or MEASURES[name]
-    module, colon, function = name.partition(":")
+    module, colon, _ = name.partition(":")
     if not colon:
         raise MeditError(f"unknown measure {name!r}; there are {', '.join([*own, *MEASURES])}")
-    try:
-        found = import_module(module) if _ours(name) else sys.modules[module]
-        found = getattr(found, function)
-    except KeyError:
+    if not _ours(name) and module not in sys.modules:
         raise MeditError(
             f"measure {name!r}: the module is not imported; import it first, or give the function "
             "to run(measures={...})"
-        ) from None
-    except (ImportError, AttributeError) as error:
+        )
+    return imported(name)
+
+
+def imported(name):
+    """The measure "module:function", its module imported; MeditError unless the function is written
+    there and takes `state` alone."""
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
         raise MeditError(f"measure {name!r}: {error}") from error
-    made_here = isinstance(found, FunctionType) and found.__module__ == module
-    if not made_here or list(signature(found).parameters) != ["state"]:
+    written_there = isinstance(found, FunctionType) and found.__module__ == module
+    if not written_there or list(signature(found).parameters) != ["state"]:
         raise MeditError(f"measure {name!r} is no function measure(state) of that module")
     return found
 
@@ -580,6 +587,8 @@ def _record(cell, bench, measures):
         record |= {k: [_number(x) for x in v[:3]] for k, v in found.items() if v[3]}
     for name, values in numbers.items():
         record[name] = None if None in values else _number(np.mean(values), 6)
+    if taken := {*lists, *numbers} & {*KINDS, "columns", "keep", "error", "seconds", kept.CHECK}:
+        raise MeditError(f"a measure gives {min(taken)!r}, a field that every record needs")
     record |= {"columns": sorted({*lists, *numbers}), "keep": list(cell.keep)}
     per_fact = {k: [_number(x, 4) for x in lists[k]] for k in cell.keep if k in lists}
     return record | {"per_fact": per_fact, "seconds": round(time.time() - began, 2)}
@@ -723,12 +732,17 @@ def main(argv=None):
     parser.add_argument("--seeds", type="seed", nargs="+", help="instead of the file's")
     parser.add_argument("--scored", type="count", help="facts scored in a cell, not the file's")
     parser.add_argument("--quiet", action="store_true", help="no progress, no table")
+    parser.add_argument(
+        "--allow", nargs="+", default=[], metavar="MODULE:FUNCTION",
+        help="measures from outside this package that the file may name: this code is run",
+    )  # fmt: skip
     args = parser.parse_args(argv)
-    sweep = load_sweep(args.file)
+    sweep = load_sweep(args.file, args.allow)
     given = {"seeds": args.seeds, "scored": args.scored}
     sweep = replace(sweep, **{k: v for k, v in given.items() if v is not None})
     out = args.out or f"{sweep.name}.jsonl"
+    own = {name: imported(name) for name in args.allow}
     with joined() as processes:
-        rows = run(sweep, out, progress=not args.quiet, device=args.device, processes=processes)
+        rows = run(sweep, out, not args.quiet, own, args.device, processes=processes)
         if not args.quiet:
             print(f"{len(rows)} records: {out}")

@@ -35,7 +35,7 @@ from .errors import MeditError, SingularError
 from .settings import number, shown, tensor
 
 MAX_CONDITION = 1e13  # above this a float64 solve keeps fewer than three correct digits
-LEAST_GAIN = 1e-6  # below this an update divided by another key is mostly noise
+LEAST_COSINE = 1e-7  # below this the product of two keys read in float32 is rounding
 
 
 # ------------------------------------------------------------------ the two losses
@@ -303,12 +303,14 @@ def rome(r, k, C0, divide_by=None):
     solution = solve(r, k, _soft(C0))
     if divide_by is None:
         return solution
-    other = _keys(_column("divide_by", divide_by), solution.preserve, "divide_by")
-    gain = float(other[:, 0] @ solution.right[:, 0])  # k_d.u / k.u
-    if not abs(gain) > LEAST_GAIN:
+    other = _keys(_column("divide_by", divide_by), solution.preserve, "divide_by")[:, 0]
+    u = solution.right[:, 0]
+    gain = float(other @ u)  # k_d.u / k.u
+    if not abs(gain) > LEAST_COSINE * float(other.norm() * u.norm()):
         raise SingularError(
-            f"the key to divide by is orthogonal to the update's own (gain {gain:.1e}): the update "
-            "would have no bound; divide by the key itself"
+            f"the key to divide by is orthogonal to C0^-1 k (their product is {gain:.1e}, where "
+            "that of k is 1): Delta would be without bound; divide by the key itself "
+            '(divide_by="key")'
         )
     note = f"divided by another key: Delta k = {1 / gain:.3g} r"
     return replace(solution, right=solution.right / gain, notes=(note,))

@@ -121,15 +121,103 @@ BAD = [
     (("edit", "--facts", "FACTS", "--n", "9"), "asked for 9 facts, there are 3"),
     (("score", "--facts", "FACTS", "--edit", "nowhere"), "nowhere holds no saved edit"),
     (("stats", "--out", "x"), "say which layers"),
+    (("edit", "--n", "-3"), "argument --n: it must be at least 1, not -3"),
+    (("score", "--n", "0"), "argument --n: it must be at least 1, not 0"),
+    (("edit", "--n", "two"), "argument --n: 'two' is not a whole number"),
+    (("stats", "--tokens", "-5", "--out", "x"), "argument --tokens: it must be at least 1"),
+    (("edit", "--seed", "-1"), "argument --seed: it must be at least 0, not -1"),
+    (("edit", "--layers", "1,x"), "argument --layers: '1,x' is not a list like 1,2,3"),
+    (("edit", "--layers", ""), "argument --layers: it names no layer"),
+    (("edit", "--save", "FACTS"), "facts.json is a file, not a folder"),
+    (("stats", "--layers", "1", "--out", "FACTS/x"), "facts.json is a file, not a folder"),
+    (("edit", "--nope"), "unrecognized arguments: --nope"),
+    (("edit", "--facts", "FACTS", "--set", "lr=abc"), "lr must be a number, not 'abc'"),
+    (("edit", "--facts", "FACTS", "--set", "steps=2.5"), "steps must be a whole number, not 2.5"),
+    (("edit", "--facts", "FACTS", "--set", "lr="), "--set takes NAME=VALUE, not 'lr='"),
+    (("edit", "--facts", "FACTS", "--set", "lr=1", "lr=2"), "lr is given twice"),
+    (("edit", "--facts", "FACTS", "--layers", "1", "--set", "layers=2"), "layers is given twice"),
+    (("edit", "--facts", "FACTS", "--set", "stepps=2"), "did you mean 'steps'?"),
+    (("edit", "--facts", "FACTS", "--set", "model=2"), "no hyper-parameter 'model'"),
 ]
 
 
 @pytest.mark.parametrize("args, message", BAD, ids=[message for _, message in BAD])
 def test_bad_input(folder, capsys, args, message):
-    names = {"FACTS": folder / "facts.json", "TEXT": folder / "text.txt"}
-    assert run(folder, *(names.get(a, a) for a in args)) == 2
+    facts, text = str(folder / "facts.json"), str(folder / "text.txt")
+    args = (a.replace("FACTS", facts).replace("TEXT", text) for a in args)
+    assert run(folder, *args) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1 and err.startswith("medit-teach: ")
+
+
+OTHER = [
+    (("train", "tiny-gptj", "--steps", "0"), "argument --steps: it must be at least 1, not 0"),
+    (("train", "tiny-gptj", "--out", "FILE"), "is a file, not a folder"),
+    (("check-models", "--seed", "-1"), "argument --seed: it must be at least 0"),
+    (("check-models", "--table", "FILE"), "not a record of check-models"),
+    (("check-models", "--out", "FOLDER"), "is a folder, not a file"),
+    (("selftest", "--n", "-3"), "argument --n: it must be at least 1, not -3"),
+    (("selftest", "--out", "FILE/x"), "is a file, not a folder"),
+    (("sweep", "FOLDER"), "cannot read the sweep"),
+    (("sweep", "FILE", "--seeds", "-1"), "argument --seeds: it must be at least 0"),
+    (("assignment", "/x", "--out", "FOLDER"), "an assignment is a number or a master notebook"),
+    (("assignment", "1", "--seed", "x", "--out", "FOLDER"), "argument --seed: 'x' is not a whole"),
+    (("grade", "FOLDER", "--assignment", "1", "--jobs", "0"), "argument --jobs: it must be at"),
+    (("grade", "FOLDER", "--assignment", "1", "--out", "FILE"), "is a file, not a folder"),
+    (("nope",), "invalid choice: 'nope'"),
+    ((), "the following arguments are required: COMMAND"),
+]
+
+
+@pytest.mark.parametrize("args, message", OTHER, ids=[message for _, message in OTHER])
+def test_bad_input_of_the_other_commands(args, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.json").write_text("[1]")
+    (tmp_path / "folder").mkdir()
+    args = [a.replace("FILE", "file.json").replace("FOLDER", "folder") for a in args]
+    assert main(args) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1 and err.startswith("medit-teach: ")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["file.json", "folder"]
+
+
+def test_what_is_not_foreseen_is_one_line_too(capsys, monkeypatch):
+    def broken(args):
+        raise KeyError("a\nb")
+
+    monkeypatch.delenv("MEDIT_DEBUG", raising=False)
+    monkeypatch.setattr("medit_teach.cli._edit", broken)
+    assert main(["edit"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "KeyError" in err and "MEDIT_DEBUG=1" in err
+    monkeypatch.setenv("MEDIT_DEBUG", "1")
+    with pytest.raises(KeyError):
+        main(["edit"])
+
+
+def test_a_place_that_cannot_be_written_is_named(folder, tmp_path, capsys, monkeypatch):
+    def full(self, folder):
+        raise OSError(28, "No space left on device", str(folder))
+
+    monkeypatch.setattr(mt.Edit, "save", full)
+    text = ("--text", folder / "text.txt", "--facts", folder / "facts.json", "--n", 1)
+    assert run(folder, "edit", *text, "--save", tmp_path / "e", *COMMON) == 2
+    err = capsys.readouterr().err
+    assert f"cannot write {tmp_path / 'e'}: No space left on device" in err
+
+
+def test_none_can_be_said(folder, capsys):
+    text = ("--text", folder / "text.txt", "--facts", folder / "facts.json", "--n", 1)
+    assert run(folder, "edit", *text, "--layers", "1", "--set", "steps=3", "now_average=none") == 0
+    assert run(folder, "edit", *text, "--layers", "1", "--set", "lr=none") == 2
+    assert "lr must be a number, not None" in capsys.readouterr().err
+
+
+def test_a_launchers_numbers_are_tested(capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    assert main(["edit"]) == 2
+    assert "WORLD_SIZE is a whole number that a launcher gives" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_there(capsys):

@@ -67,13 +67,8 @@ def slider(draw, label, values, alt=None, start=0, finer=None):
     values = several("values", values, error=MeditError)
     still = frames([draw(value) for value in values], label, values, alt, start)
     words = alt[start] if isinstance(alt, (list, tuple)) else alt or "Figure"
-    still.live = lambda: _live(
-        draw,
-        label,
-        list(values if finer is None else several("finer", finer)),
-        values[start],
-        words,
-    )
+    live = list(values if finer is None else several("finer", finer, error=MeditError))
+    still.live = lambda: _live(draw, label, live, values[start], words)
     return still
 
 

@@ -14,7 +14,7 @@ from .files import read_records, read_text
 from .forms import filler, one_each
 from .models import card
 from .settings import whole
-from .texts import draws
+from .texts import described, draws, mark
 
 DOCUMENTS = 4000  # documents of the world that texts_for makes
 COUNTERFACT = "azhx/counterfact"  # hub copy without a loading script, in CounterFact's own schema
@@ -50,8 +50,7 @@ def facts(
     """
     n = n if n is None else whole("n", n, 1, error=FactError)
     generator = draws(seed)
-    if relation is not None and not isinstance(relation, (str, int)):
-        raise FactError(f"relation is an id or a name, not a {type(relation).__name__}")
+    relation = mark(relation, "relation")
     source = facts_source(model) if source is None else source
     given = not isinstance(source, (str, Path))
     name = "the records given" if given else str(source)
@@ -75,33 +74,33 @@ def facts(
         strict = name not in ("counterfact", "zsre")
     found, told = _usable(records, name, strict)
     if relation is not None:
-        known = sorted({" or ".join(map(str, known)) for _, known in found if known})
-        found = [(f, names) for f, names in found if relation in names]
+        known = sorted({" or ".join(map(str, names)) for _, names, _ in found if names})
+        found = [one for one in found if relation in one[1]]
         if not found:
             raise FactError(f"no facts of relation {relation!r}; there are {', '.join(known)}")
-    found = [f for f, _ in found]
     if n is not None:
         order = torch.randperm(len(found), generator=generator).tolist()
         found = [found[i] for i in order]
     if distinct_subjects:
         seen, further = {}, []
-        for f in found:
-            if seen.setdefault(f.subject, f) is not f:
-                further.append(f)
+        for one in found:
+            if seen.setdefault(one[0].subject, one) is not one:
+                further.append(one[0])
         found = list(seen.values())
         if further and n is None:
             told.append(
                 f"{_count(further)} left out: the subject has an earlier fact (the first: "
                 f"{further[0].subject!r}); distinct_subjects=False keeps them"
             )
-    if told and source != "world":
+    told += _doubts(found[:n])
+    if told and name != "world":
         warnings.warn(f"{name}: {'; '.join(told)}", stacklevel=2)
     if n is not None and len(found) < n:
         more = f" of different subjects, {len(order)} in all" if len(found) < len(order) else ""
         raise FactError(
             f"asked for {n} facts, there are {len(found)}{more} (relation {relation}, {name})"
         )
-    return found[:n]
+    return [fact for fact, _, _ in found[:n]]
 
 
 def facts_source(model=None):
@@ -111,8 +110,8 @@ def facts_source(model=None):
 
 
 def _usable(records, source, strict):
-    """[(fact, names of its relation), ...] and what is to be told about them: the records that
-    cannot be used (strict: an error) and the facts that are doubtful."""
+    """[(fact, names of its relation, its filler), ...] and what is to be told: the records that
+    cannot be used (strict: an error)."""
     kept, bad, all_ = [], [], one_each(as_records(records), f"{source}, record")
     for where, record in all_:
         try:
@@ -124,10 +123,11 @@ def _usable(records, source, strict):
             continue
         named = record.get("relation") if isinstance(record, Mapping) else None
         names = [x for x in (fact.relation, named) if isinstance(x, (str, int))]
-        kept.append((fact, list(dict.fromkeys(names))))
+        kept.append((fact, list(dict.fromkeys(names)), filler(record)))
+    if not all_:
+        raise FactError("no facts were given")
     if not kept:
-        reason = f"; {bad[0][1]}" if bad else ""
-        raise FactError(f"none of the {len(bad)} records of {source} can be used{reason}")
+        raise FactError(f"none of the {len(bad)} records of {source} can be used; {bad[0][1]}")
     told = []
     if bad:
         kinds = {}
@@ -138,15 +138,15 @@ def _usable(records, source, strict):
         more = f" and {len(examples) - 5} more kinds" if len(examples) > 5 else ""
         told.append(f"{len(bad)} of {len(all_)} records were left out: "
                     + " | ".join(examples[:5]) + more)  # fmt: skip
-    return kept, told + _doubts([fact for fact, _ in kept], [record for _, record in all_])
+    return kept, told
 
 
-def _doubts(found, records):
-    """What is doubtful in facts that can be used: [text, ...], counted, each with an example."""
+def _doubts(found):
+    """What is doubtful in what _usable found: [text, ...], counted, each with an example."""
     out, seen = [], {}
-    filled = [name for name in map(filler, records) if name is not None]
-    same = [f for f in found if f.target_new == f.target_true]
-    for f in found:
+    filled = [name for *_, name in found if name is not None]
+    same = [f for f, *_ in found if f.target_new == f.target_true]
+    for f, *_ in found:
         seen.setdefault((f.prompt, f.subject), {})[f.target_new] = f
     several = [list(news.values())[1] for news in seen.values() if len(news) > 1]
     if filled:
@@ -202,7 +202,7 @@ def read_texts(source):
     if isinstance(source, str) and source in TEXTS:
         return _streamed(source)
     if not isinstance(source, (str, Path)) or not str(source).strip():
-        raise StatisticsError(f"a text source is a name or a file, not {source!r}")
+        raise StatisticsError(f"a text source is a name or a file, not {described(source)}")
     if Path(source).suffix.lower() in (".json", ".jsonl"):
         rows = read_records(source, StatisticsError, "text file")
         rows = rows if isinstance(rows, list) else [rows]

@@ -10,7 +10,7 @@ import torch
 from . import forms
 from .errors import FactError, ModelError
 from .forms import FILLER, NEEDED, PROMPTS
-from .texts import as_texts, ended, in_order, is_text, mark, places, settled
+from .texts import as_texts, described, ended, in_order, is_text, mark, places, settled
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,15 @@ class Fact:
     join: str | None = None
 
     def __post_init__(self):
-        name = f"fact {self.case_id}" if self.case_id is not None else "fact"
         for field in ("case_id", "relation"):
-            object.__setattr__(self, field, mark(getattr(self, field), f"{name}: {field}"))
+            object.__setattr__(self, field, mark(getattr(self, field), f"fact: {field}"))
+        name = f"fact {self.case_id}" if self.case_id is not None else "fact"
         for field in NEEDED:
             value = getattr(self, field)
             if not isinstance(value, str) or not value.strip():
-                raise FactError(f"{name}: {field} is empty or not text ({value!r}); fill it in")
+                raise FactError(
+                    f"{name}: {field} is empty or not text ({described(value)}); fill it in"
+                )
         for field in (*NEEDED, "target_true"):
             value = getattr(self, field)
             if value is not None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from numbers import Real
 
 from .errors import FactError
-from .texts import is_text, places
+from .texts import described, is_text, places
 
 # Flat records: our field, and the names it has here, in EasyEdit's files (KnowEdit's WikiBio last),
 # in zsRE's (MEND's form), in counterfact-tracing
@@ -80,9 +80,12 @@ def _counterfact(record, where):
         for field, name in zip(PROMPTS, ("paraphrase", "neighborhood", "attribute", "generation"),
                                strict=True)
     }  # fmt: skip
-    if not _missing(record.get("neighborhood_true")):
-        pairs = _paired(record["neighborhood_prompts"], record["neighborhood_true"], where)
-        asked["neighborhood"], asked["neighborhood_true"] = zip(*pairs, strict=True)
+    own = record.get("neighborhood_true")
+    nulls = isinstance(own, (list, tuple)) and len(own)  # nothing is known of these neighbours
+    if nulls or not _missing(own):
+        pairs = _paired(record.get("neighborhood_prompts"), own, where)
+        asked["neighborhood"] = [prompt for prompt, _ in pairs]
+        asked["neighborhood_true"] = [answer for _, answer in pairs]
     return asked | {
         "prompt": _given(rewrite["prompt"]),
         "subject": _given(rewrite["subject"]),
@@ -90,15 +93,14 @@ def _counterfact(record, where):
         "target_true": _object(rewrite.get("target_true")),
         "case_id": _given(record.get("case_id")),
         "relation": _given(rewrite.get("relation_id")),
-        "join": record.get("join"),
+        "join": _join(record.get("join")),
     }
 
 
 def _flat(record, where):
     """The fields of a Fact from a flat record, by whichever of FLAT's names it uses."""
-    fields = {k: _given(record[k]) for k in ("case_id",) if k in record}
-    fields |= {k: _several(record[k]) for k in ("attributes", "generation") if k in record}
-    fields |= {k: record[k] for k in ("join",) if k in record}
+    more = {"case_id": _given, "attributes": _several, "generation": _several, "join": _join}
+    fields = {name: read(record[name]) for name, read in more.items() if name in record}
     foreign, found = False, {}
     for ours, names in FLAT.items():
         there = [name for name in names if name in record]
@@ -116,7 +118,8 @@ def _flat(record, where):
     if "paraphrases" in found:
         fields["paraphrases"] = _several(found["paraphrases"])
     pairs = _paired(found.get("neighborhood"), found.get("neighborhood_true"), where, true)
-    if str(record.get("loc", "")).startswith("nq question:"):  # zsRE leaves the mark out
+    loc = record.get("loc")
+    if isinstance(loc, str) and loc.startswith("nq question:"):  # zsRE leaves the mark out
         pairs = [(q if not isinstance(q, str) or q.endswith("?") else q + "?", a) for q, a in pairs]
     pairs += _asks(record.get("locality"), where)
     fields["neighborhood"] = [prompt for prompt, _ in pairs]
@@ -140,8 +143,8 @@ def _asks(group, where):
         return [pair for ask in group for pair in _asks(ask, where)]
     if not isinstance(group, Mapping):
         raise FactError(
-            f"{where}: locality holds {group!r} ({type(group).__name__}); expected objects with a "
-            "prompt and a ground_truth"
+            f"{where}: locality holds {described(group)}; expected objects with a prompt and a "
+            "ground_truth"
         )
     if "prompt" in group:
         return _paired(group["prompt"], group.get("ground_truth", group.get("target")), where)
@@ -198,6 +201,11 @@ def _given(value):
     return None
 
 
+def _join(value):
+    """As _given, but "" is a joint."""
+    return value if isinstance(value, str) else _given(value)
+
+
 def _object(value):
     """As _given, and None for a FILLER."""
     value = _given(value)
@@ -206,15 +214,15 @@ def _object(value):
 
 def _missing(value):
     """null, NaN, "", [] or [[]] (what a table or a file has where there is nothing)."""
-    if isinstance(value, (list, tuple)) or hasattr(value, "tolist"):
-        value = value.tolist() if hasattr(value, "tolist") else value
-        if isinstance(value, (list, tuple)):
-            return all(map(_missing, value))
-    if isinstance(value, Real):
-        return value != value
-    return value is None or (isinstance(value, (str, Mapping)) and not (
-        value.strip() if isinstance(value, str) else value
-    ))  # fmt: skip
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, (list, tuple)):
+        return all(map(_missing, value))
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, Mapping):
+        return not value
+    unknown = value is None or type(value).__name__ == "NAType"  # pandas'
+    return unknown or (isinstance(value, Real) and value != value)
 
 
 def _need(record, fields, where, given=None):

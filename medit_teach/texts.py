@@ -23,6 +23,7 @@ UNSPACED = (
 )
 # What counts as a word where texts are compared by their words: two letters at least
 WORD = rf"[{UNSPACED}]|[^\W{UNSPACED}]{{2,}}"
+LARGEST = 2**63  # of numbers that are counts, seeds or ids
 _unspaced = re.compile(f"[{UNSPACED}]").match
 
 
@@ -75,10 +76,19 @@ def _text_of(record, what, error):
     raise error(f"{what} has no field 'text' (found: {found}){hint}")
 
 
+def described(value):
+    """A value for an error: its type and its first characters, on one line."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a number of more digits than Python writes
+        text = "..."
+    return f"{type(value).__name__} ({text[:40]})"
+
+
 def is_text(text, what, error):
+    """Nothing, or the error."""
     if not isinstance(text, str):
-        shown = "" if text is None else f" ({str(text)[:40]})"
-        raise error(f"{what} is not text: {type(text).__name__}{shown}")
+        raise error(f"{what} is not text: {described(text)}")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -101,10 +111,10 @@ def mark(value, what):
         is_text(value, what, FactError)
     if value is None or isinstance(value, str):
         return value
-    if isinstance(value, Real) and not isinstance(value, bool) and value % 1 == 0:
+    number = isinstance(value, Real) and not isinstance(value, bool) and value % 1 == 0
+    if number and abs(value) < LARGEST:
         return int(value)  # a column of pandas with gaps holds 7.0
-    found = f"{str(value)[:40]} ({type(value).__name__})"
-    raise FactError(f"{what} is {found}; expected text or a whole number")
+    raise FactError(f"{what}: expected text or a whole number, found {described(value)}")
 
 
 def draws(seed, error=FactError):

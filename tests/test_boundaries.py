@@ -70,7 +70,8 @@ def hostile(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one", encoding="utf-8")
     return [
-        None, 3, True, 2.5, float("nan"), 10**400, 1j, b"text", bytearray(b"x"), {"a", "b"},
+        None, 3, True, 2.5, float("nan"), 10**400, 10**5000, -(10**5000),
+        [10**5000], 1j, b"text", bytearray(b"x"), {"a", "b"},
         frozenset("ab"), {}, {"a": 1}, {1: 2}, {"text": 3}, [None], [3], [[]], [["a"]], [b"x"],
         [{"content": "x"}], "\ud800", ["\ud800"], np.array([["a"]]), np.array("a"),
         np.array([1.0, 2.0]), torch.tensor([1, 2]), torch.tensor(3.0), object(), len, path,
@@ -175,9 +176,11 @@ def test_counts_and_seeds(bench, n):
             mt.facts([FACT], n=1, seed=n)
     with pytest.raises(FactError, match="seed must fit"):
         mt.facts([FACT], n=1, seed=10**30)
+    with pytest.raises(FactError, match="n must fit"):
+        mt.facts([FACT], n=10**5000)
     with pytest.raises(FactError, match=r"asked for .* there are 1"):
-        mt.facts([FACT], n=10**30)
-    with pytest.raises(FactError, match="relation is an id"):
+        mt.facts([FACT], n=10**15)
+    with pytest.raises(FactError, match="relation: expected text"):
         mt.facts([FACT], relation=["a"])
     assert len(metrics.top_tokens(model, tok, "Anna", k=10**6)[0]) == len(tok)
 
@@ -276,6 +279,9 @@ def test_a_neighbour_without_an_answer_is_not_compared(bench):
     assert mt.Fact.from_record(json.loads(json.dumps(fact.to_record()))) == fact
     alone = mt.facts([RECORD | {"ground_truth": "Rome", "locality": {"R": asks["R"][2:]}}])
     assert mt.score(*bench, [fact], resamples=1).NS == mt.score(*bench, alone, resamples=1).NS
+    unknown = mt.facts([RECORD | {"ground_truth": "Rome", "locality": {"R": asks["R"][:1]}}])[0]
+    assert mt.Fact.from_record(json.loads(json.dumps(unknown.to_record()))) == unknown
+    assert unknown.neighbors == [("Otto lives in", None)]
     with pytest.raises(FactError, match="2 neighborhood prompts and 1 answers"):
         mt.facts([RECORD | {"locality": {"n": {"prompt": ["a", "b"], "ground_truth": ["c"]}}}])
 

@@ -21,6 +21,7 @@ from random import Random
 
 from ..errors import FactError
 from ..fact import Fact, as_facts
+from ..texts import described
 
 CLASSES = ("person", "city", "company", "country")
 
@@ -472,7 +473,9 @@ class World:
             edit = (fact.relation, fact.subject, fact.target_new)
         three = isinstance(edit, (tuple, list)) and len(edit) == 3
         if not three or not all(isinstance(x, str) for x in edit):
-            raise FactError(f"an edit is (relation, subject, new object), three texts, not {edit}")
+            raise FactError(
+                f"an edit is (relation, subject, new object), three texts, not {described(edit)}"
+            )
         relation, subject, new = edit
         name = next((r.name for r in RELATIONS if relation in (r.id, r.name)), None)
         if name is None:

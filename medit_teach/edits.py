@@ -300,7 +300,9 @@ def edit(
     facts, view, given = as_facts(facts), View(model), model
     model = view.model
     h = hyper(method, model, layers=layers, **overrides)
-    check_finite(view, view.layers(h.layers))
+    for layer in h.layers:
+        view.block(layer)
+    check_finite(view, h.layers)
     for fact in facts:
         encode(tok, fact.text)  # a tokenizer without offsets is found before any work
     if h.needs:

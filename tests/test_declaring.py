@@ -497,3 +497,11 @@ def test_no_call_of_ours_is_deprecated(tok):
         with mt.edit(model, tok, facts, "memit", layers=[1], statistics=C0, steps=2):
             mt.score(model, tok, facts, resamples=1)
             metrics.generate(model, tok, ["Rome is"], 3)
+
+
+@pytest.mark.parametrize("kind", ["gemma", "cohere", "granite"])
+def test_an_unembedding_is_the_model_s_or_none(kind, tok, monkeypatch):
+    with pytest.raises(ModelError, match=r"not A h / spread|neither LayerNorm nor RMSNorm"):
+        mt.study.locate.unembedding(declared(kind, tok, monkeypatch))
+    for dtype in (torch.float32, torch.bfloat16):
+        mt.study.locate.unembedding(declared("qwen3", tok, monkeypatch).to(dtype))

@@ -289,7 +289,7 @@ def test_presets(kind, n, width, method, expected):
     class Model:
         class config:
             model_type, num_hidden_layers, hidden_size = kind, n, width
-            vocab_size = 32000
+            vocab_size = 50257 if kind == "gpt2" else 32000
 
     found = hyper.hyper(method, Model)
     assert {name: getattr(found, name) for name in expected} == expected

@@ -235,10 +235,12 @@ def test_code_that_comes_with_a_model_is_not_run_and_nothing_is_asked(folder, mo
         raise AssertionError("something was asked")
 
     monkeypatch.setattr("builtins.input", ask)
-    with pytest.raises(ModelError) as error:
+    if what == "AutoTokenizer":  # tokenizer.json is enough
         mt.load(folder)
-    assert "comes with code of its own, which is not run" in str(error.value)
-    assert "trust_remote_code=True" in str(error.value) and not mark.exists()
+    else:
+        with pytest.raises(ModelError, match=r"code of its own, which is not run.*you trust it"):
+            mt.load(folder)
+    assert not mark.exists()
 
 
 def test_without_a_network_a_hub_name_is_answered_at_once(monkeypatch):

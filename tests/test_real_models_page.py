@@ -18,6 +18,7 @@ from medit_teach.study import selftest
 from tests.conftest import ROOT
 
 from .helpers import Untouched, tiny_tokenizer
+from .test_declaring import DECLARED
 
 PAGE = (ROOT / "book" / "real-models.md").read_text(encoding="utf-8")
 RECORD = json.loads((ROOT / "medit_teach/book/records/precision.json").read_text(encoding="utf-8"))
@@ -108,8 +109,11 @@ def test_another_family_is_declared_as_the_page_says(monkeypatch):
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
     monkeypatch.setattr(models, "ARCHITECTURES", dict(models.ARCHITECTURES))
     assert blocks[0].count("\n") <= 7 and "phi" in blocks[0]
-    exec(blocks[0], {})
-    exec(blocks[1], {"mt": mt, "model": model, "tok": tok})  # its test of the paths
+    names = {}
+    exec(blocks[0], names)
+    exec(blocks[1], names)  # families that do something behind the MLP: see test_declaring.py
+    for kind in ("olmo2", "granite"):
+        assert models.ARCHITECTURES[kind] == DECLARED[kind][0]
     C0 = mt.second_moment(model, tok, TEXTS, [1], tokens=2000)
     with Untouched(model):
         with mt.edit(model, tok, fact, "rome", layers=[1], statistics=C0, steps=5) as e:

@@ -305,10 +305,11 @@ def unembedding(model):
 
     The final norm's gain (and a LayerNorm's subtraction of the mean) are folded into A, its shift
     and the head's bias into c. What is left of the norm is a division by one number, `spread`.
-    ModelError for a norm that is neither a LayerNorm nor an RMSNorm.
+    ModelError for a norm that is neither a LayerNorm nor an RMSNorm, and for a model whose logits
+    are something else (Gemma's norm, Cohere's scale): one random h is tried.
     """
-    centred, norm = _centred(model), View(model).norm
-    head = model.get_output_embeddings()
+    view, centred = View(model), _centred(model)
+    norm, head = view.norm, view.model.get_output_embeddings()
     E = head.weight.detach().float()
     A = E * norm.weight.detach().float()
     c = torch.zeros(len(E), device=E.device)
@@ -316,7 +317,17 @@ def unembedding(model):
         c = c + E @ norm.bias.detach().float()
     if getattr(head, "bias", None) is not None:
         c = c + head.bias.detach().float()
-    return (A - A.mean(1, keepdim=True) if centred else A), c
+    A = A - A.mean(1, keepdim=True) if centred else A
+    h = torch.randn(A.shape[1], generator=torch.Generator().manual_seed(0)).to(A.device)
+    with torch.no_grad():
+        own = view.logits(h.to(norm.weight)[None])[0].to(A.device)
+    made = A @ h / spread(model, h) + c
+    if (made - own).norm() > max(1e-3, 8 * torch.finfo(own.dtype).eps) * own.norm():
+        raise ModelError(
+            f"the logits of this {view.model.config.model_type} model are not A h / spread(h) + c: "
+            "its norm or its head does more"
+        )
+    return A, c
 
 
 def spread(model, h):

@@ -358,7 +358,7 @@ def second_moment(
     if count < d_in:
         raise StatisticsError(
             f"only {count} tokens of text for keys of {d_in} dimensions: C0 would be singular; "
-            f"give more text, as a list: at most {min(LONGEST, view.window)} tokens of each are read"
+            f"give more text, as a list: of each, {min(LONGEST, view.window)} tokens are read"
         )
     weights = fingerprint(model)
     text = hashlib.blake2b(json.dumps(rows).encode(), digest_size=16).hexdigest()

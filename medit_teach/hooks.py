@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .guard import by_one
+
 
 @dataclass
 class Seen:
@@ -105,6 +107,7 @@ def watch(modules, replace=None, stop=False):
             pass
 
 
+@by_one
 @contextmanager
 def evaluating(model):
     """Evaluation mode and no gradients for parameters inside; the caller's own settings outside."""

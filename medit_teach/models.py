@@ -553,7 +553,8 @@ def tensor_hash(p):
     """
     flat = p.detach().reshape(-1)
     sample = flat[:: max(1, len(flat) // 64)].float().cpu().numpy().tobytes()
-    state = (p.data_ptr(), p._version, sample)
+    version = None if p.is_inference() else p._version  # such a tensor counts no changes
+    state = (p.data_ptr(), version, sample)
     known = getattr(p, "_medit_hash", None)
     if known is None or known[0] != state:
         digest = hashlib.blake2b(f"{p.dtype} {tuple(p.shape)}".encode(), digest_size=16)

@@ -20,6 +20,7 @@ import torch
 
 from ..errors import HyperError
 from ..fact import fact_tokens
+from ..guard import afterwards
 from ..hooks import evaluating
 from ..hyper import Hyper
 from ..metrics import target_logprobs
@@ -83,8 +84,8 @@ class FineTuning(Hyper):
 def loss_and_gradient(view, tok, rows, p, batch_size=128):
     """Mean negative log-likelihood (float) of rows [(ids, start, weight)], its gradient in p."""
     total, gradient, wanted = 0.0, torch.zeros_like(p), p.requires_grad
-    p.requires_grad_(True)
-    try:
+    with afterwards(lambda: p.requires_grad_(wanted)):
+        p.requires_grad_(True)
         for b in range(0, len(rows), batch_size):
             row, col, label, weight = [], [], [], []
             for i, (ids, start, w) in enumerate(rows[b : b + batch_size]):
@@ -100,8 +101,6 @@ def loss_and_gradient(view, tok, rows, p, batch_size=128):
             loss = (nll * torch.tensor(weight, device=nll.device)).sum()
             gradient += torch.autograd.grad(loss, p)[0]
             total += float(loss.detach())
-    finally:
-        p.requires_grad_(wanted)
     return total, gradient
 
 

@@ -16,17 +16,17 @@ is relative, radius * ||k||; every token is looked up, not only the prompt's las
 optimised together, each without the other entries; `at` may put the key at the subject.
 """
 
+import sys
 from dataclasses import dataclass, replace
 
 import torch
 
-from ..edits import Edit
+from ..edits import Edit, need
 from ..errors import HyperError, MeditError
 from ..hooks import first
 from ..hyper import Hyper
 from ..keys import at_subject
-from ..models import View
-from ..running import is_compiled, text_config
+from ..running import text_config
 from ..settings import setting
 from ..values import optimise_values
 
@@ -81,6 +81,7 @@ class Codebook:
 class CodebookEdit(Edit):
     """While it is applied, its codebook stands behind the down-projection of one layer."""
 
+    beside = True
     codebook = None
     _hook = None
 
@@ -88,35 +89,28 @@ class CodebookEdit(Edit):
     def layer(self):
         return self.hyper["layers"][0]
 
-    def apply(self, model=None, force=False):
-        model = model if model is not None else self.model
-        if is_compiled(model):
-            raise MeditError(
-                "a compiled model does not see a codebook; edit the model that was compiled"
-            )
-        if model is not None:
-            shape = tuple(View(model).weight(self.layer).shape)
-            own = (self.codebook.values.shape[1], self.codebook.keys.shape[1])
-            if shape != own:
-                raise MeditError(f"this codebook is for a layer of {own}, the model's is {shape}")
-        return super().apply(model, force)
+    def _check(self, view):
+        shape = tuple(view.weight(self.layer).shape)
+        own = (self.codebook.values.shape[1], self.codebook.keys.shape[1])
+        if shape != own:
+            raise MeditError(f"this codebook is for a layer of {own}, the model's is {shape}")
 
-    def _open(self, model):
-        super()._open(model)
-        view = View(model)
+    def _attach(self, view):
+        device = view.parameter(self.layer).device
         for name in ("keys", "radii", "values"):
-            setattr(self.codebook, name, getattr(self.codebook, name).to(view.device))
+            setattr(self.codebook, name, getattr(self.codebook, name).to(device))
 
         def look_up(module, args, output):
             return self.codebook(args[0], first(output))
 
         self._hook = view.down(self.layer).register_forward_hook(look_up)
+        forget_compiled()
 
-    def _restore(self):
+    def _detach(self):
         if self._hook is not None:
             self._hook.remove()
+            forget_compiled()
         self._hook = None
-        super()._restore()
 
     def _more(self):
         c = self.codebook
@@ -125,7 +119,21 @@ class CodebookEdit(Edit):
 
     def _take(self, tensors):
         names = ("keys", "radii", "owners", "values")
-        self.codebook = Codebook(*(tensors[f"codebook.{name}"] for name in names))
+        keys, radii, owners, values = (tensors.pop(f"codebook.{name}") for name in names)
+        n = len(keys)
+        need("codebook.keys", keys, (n, None), torch.float32)
+        need("codebook.radii", radii, (n,), torch.float32)
+        need("codebook.owners", owners, (n,), torch.int64)
+        need("codebook.values", values, (n, None), torch.float32)
+        if not n or not isinstance(self.layer, int):
+            raise MeditError("a codebook needs an entry, and the number of its layer")
+        self.codebook = Codebook(keys, radii, owners, values)
+
+
+def forget_compiled():
+    """Let torch.compile compile anew: its code does not see a hook that comes or goes."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 @dataclass(frozen=True)

@@ -76,10 +76,15 @@ class Memory:
 class PromptEdit(Edit):
     """Puts what its memory finds in front of every question; the weights stay as they are."""
 
+    beside = True
+
     def __init__(self, method, hyper, facts, before=None):
         super().__init__(method, hyper, facts, None)
+        Prompt(k=hyper["k"], at_least=hyper["at_least"])  # HyperError, for one from the disk
         self.memory = Memory(self.facts)
         self.examples = [Fact.from_record(e) for e in hyper.get("examples", ())]
+        if self.examples:
+            IKE(examples=self.examples, shots=hyper["shots"])
         self.shown = Memory(self.examples) if self.examples else None
 
     def asked(self, prompt):

@@ -33,6 +33,7 @@ from torch import nn
 from .. import kept
 from ..errors import HyperError, MeditError, ModelError
 from ..fact import fact_tokens, pad
+from ..guard import afterwards
 from ..hooks import evaluating, first
 from ..hyper import Hyper
 from ..kept import write_whole
@@ -125,12 +126,16 @@ def adding(view, layers, change):
     def hook(layer):
         return lambda module, args, output: first(output) + change(layer, args[0])
 
-    handles = [view.down(layer).register_forward_hook(hook(layer)) for layer in layers]
-    try:
-        yield
-    finally:
+    handles = []
+
+    def remove():
         for handle in handles:
             handle.remove()
+
+    with afterwards(remove):
+        for layer in layers:
+            handles.append(view.down(layer).register_forward_hook(hook(layer)))
+        yield
 
 
 def nll(view, tok, rows):

@@ -601,7 +601,8 @@ def _write(cell, bench, facts, stack):
         part = facts[i : i + step]
         shared = cell.hyper.needs and not cell.method.anew
         made = edit(
-            bench.model, bench.tok, part, cell.hyper, statistics=bench.statistics,
+            bench.model, bench.tok, part, cell.hyper,
+            statistics=bench.statistics if cell.hyper.needs else None,
             targets=bench.targets(part, cell.hyper) if shared else None,
             remember=edits if cell.method.remember else (),
         )  # fmt: skip

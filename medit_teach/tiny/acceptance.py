@@ -194,8 +194,8 @@ class Bench:
 
     def edit(self, facts, method, **fields):
         h = hyper(method, self.model, **fields)
-        targets = self.targets(facts, h) if h.needs else None
-        return edit(self.model, self.tok, facts, h, statistics=self.C0, targets=targets)
+        given = dict(statistics=self.C0, targets=self.targets(facts, h)) if h.needs else {}
+        return edit(self.model, self.tok, facts, h, **given)
 
     def singles(self, facts, layer):
         """Scores of single ROME edits at `layer`: {"ES": (n,), ...}."""

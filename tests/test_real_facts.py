@@ -164,7 +164,7 @@ def test_hops_and_inverses_agree_with_the_tables():
         for hop in record["hops"]:
             answers = {RELATIONS[hop["relation"]].full(s): o
                        for s, o in RELATIONS[hop["relation"]].facts.items()}  # fmt: skip
-            assert hop["answer"] == answers[true] and hop["answer_new"] == answers.get(new)
+            assert hop["answer"] == answers[true] != hop["answer_new"] == answers.get(new)
             assert hop["prompt"].count(subject) == 1
             hops += 1
         if record["inverse"]:

@@ -39,11 +39,11 @@ SAVED = 64  # facts asked between two saves of what a model knows
 class Relation:
     """One relation: who has which object, and how it is asked.
 
-    facts {subject: object}; also {subject: its other true objects}; wordings: templates with "{}"
-    for the subject, the first for editing, the others for paraphrases; generation: starts of a text
-    about the subject; inverse: a template that asks for the subject, with "{}" for the object, or
-    None; hops {relation: template}: the question whose answer is that relation's object for this
-    relation's object; articles: the subjects that are written with "the".
+    facts {subject: object}; also {subject: other objects, true or claimed by some}; wordings:
+    templates with "{}" for the subject, the first for editing, the others for paraphrases;
+    generation: starts of a text about the subject; inverse: a template that asks for the subject,
+    with "{}" for the object, or None; hops {relation: template}: the question whose answer is that
+    relation's object for this relation's object; articles: the subjects that take "the".
     """
 
     id: str
@@ -258,12 +258,13 @@ def _inverse(r, subject):
 
 
 def _hops(r, subject, new):
-    """Questions whose answer follows from this fact and one of another relation."""
+    """Questions whose answer follows from this fact and one of another relation, if the edit
+    changes it."""
     found = []
     for name, template in r.hops.items():
         answers = relations()[name].facts
         answer, answer_new = (answers.get(_bare(o)) for o in (r.facts[subject], new))
-        if answer and _alone(template, subject):
+        if answer and answer != answer_new and _alone(template, subject):
             prompt = r.ask(subject, template)
             found.append(
                 {"relation": name, "prompt": prompt, "answer": answer, "answer_new": answer_new}

@@ -7,7 +7,7 @@ with mt.edit(model, tok, facts, method="memit"):
     print(mt.score(model, tok, facts))
 """
 
-from . import methods
+from . import former, methods
 from .datasets import facts
 from .edits import Edit, edit, edits_of, statistics_for
 from .errors import MeditError
@@ -32,3 +32,12 @@ __all__ = [
     "second_moment",
     "statistics_for",
 ]
+
+former.install()
+
+
+def __getattr__(name):
+    found = former.module(name)
+    if found is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return found

@@ -26,6 +26,7 @@ import torch
 
 from . import kept
 from .errors import ModelError
+from .memory import ran_out
 
 PACKED = "packed.safetensors"
 BLOCK = 32  # weights that share a scale and an offset
@@ -234,7 +235,9 @@ def _unpack(path, folder):
                 path.parent, gguf_file=path.name, dtype=torch.float32
             )
         blocks = _blocks(gguf.GGUFReader(path), gguf)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, NotImplementedError) as error:
+    except Exception as error:  # a file that is no model fails in many ways
+        if ran_out(error):
+            raise
         raise ModelError(f"cannot read {path.name}: {_reason(error)}") from error
     config = model.config
     if hasattr(config, "quantization_config"):  # the weights are numbers now

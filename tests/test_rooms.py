@@ -101,5 +101,37 @@ def test_no_page_names_a_module_that_is_not_there():
     }
     assert len(lines) > 60
     code = "\n".join(sorted({line.strip() for line, _ in lines if not line.endswith("(")}))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_former_paths_work_for_one_version_and_warn():
+    from medit_teach.former import MOVED
+
+    code = "import warnings, importlib, medit_teach as mt\n"
+    for former, now in MOVED.items():
+        code += f"""
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    old = importlib.import_module("medit_teach.{former}")
+new = importlib.import_module("medit_teach.{now}")
+assert old is new and new.__name__ == new.__spec__.name == "medit_teach.{now}", old
+assert {former!r} in ("facts", "edit") or any("{now}" in str(w.message) for w in told)
+"""
+    code += """
+from medit_teach.facts import Fact
+from medit_teach.check.core import Wrong
+from medit_teach.grading.notebook import read
+from medit_teach import plots, locate, baselines
+assert callable(mt.facts) and callable(mt.edit) and mt.Fact is Fact
+try:
+    mt.nothing
+except AttributeError:
+    pass
+else:
+    raise AssertionError
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

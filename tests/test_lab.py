@@ -6,10 +6,12 @@ needed. The library's values are computed here, beside it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import sys
+import time
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -36,8 +38,9 @@ pytestmark = [
 PAGE = """<!doctype html><html lang="en" data-theme="light"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>lab</title>
 <link rel="stylesheet" href="medit.css"><link rel="stylesheet" href="lab.css">
-<article><div id="lab" class="lab"><p>needs JavaScript</p></div>
-<script src="lab.js"></script></article></html>"""
+<article><div id="lab" class="lab"><p>needs JavaScript</p></div><script src="lab.js"></script>
+<p><a href="page.html?fact=product:Vronuk%20Tools:boots&ask=The%20sea">a question</a>
+<a href="#lab">up</a></p><p style="height: 60rem">the rest</p></article></html>"""
 
 FACTS = {  # relation: (prompt, subject, new object); the last has several tokens
     "product": ("{} produces", "Vronuk Tools", "boots"),
@@ -382,3 +385,167 @@ def test_a_fact_that_is_not_of_the_world_is_named(window):
     out = window.visit("page.html", script=script).result
     assert "Nobody at all" in out["truth"] and "Nobody at all" in out["said"]
     assert out["stack"] == "none"
+
+
+# ------------------------------------------------------------------ under a reader's hands
+
+DONE = f"(async () => {{ {IDLE} return await idle(); }})()"
+SEEN = f"""(() => {{ {IDLE}
+  const text = (what) => root.querySelector(what).textContent;
+  return {{
+  stack: text('.lab-stack'), truth: text('.lab-truth'), said: text('.lab-status'),
+  gain: text('.lab-gain'), lam: root.querySelector('.lab-dial input[type=number]').value,
+  dial: Number(root.querySelector('.lab-dial input[type=range]').value),
+  fields: all('.lab-form select, .lab-form input').map((e) => e.value),
+  now: first('Model now'), rows: all('.lab-table tbody th span').map((e) => e.textContent),
+}}; }})()"""
+SUBJECT, OBJECT = "input[list=lab-subjects]", "input[list=lab-objects]"
+LAM = ".lab-dial input[type=number]"
+
+
+@contextlib.contextmanager
+def at_hand(window, address="page.html", size="phone", load=True, **how):
+    """The lab with its model loaded, under a reader's hands."""
+    with window.tab(address, size, **how) as tab:
+        if load:
+            tab.click("#lab button").run(DONE)
+        yield tab
+        assert tab.problems() == []
+
+
+@pytest.mark.parametrize("size", browser.SIZES)
+def test_the_first_click_after_typing_counts(window, size):
+    """Leaving the field asks the model; the click that leaves it is on the button."""
+    with at_hand(window, size=size) as tab:
+        tab.write(SUBJECT, "Vronuk Tools").write(OBJECT, "boots")
+        tab.click("#lab button", "Edit the model").run(DONE)
+        assert "boots" in tab.run(SEEN)["stack"]
+        tab.write(OBJECT, "lamps").click("#lab button", "Undo").run(DONE)
+        assert tab.run(SEEN)["stack"] == "none"
+
+
+def test_a_link_of_the_page_keeps_the_edit_and_so_do_back_and_reload(window):
+    with at_hand(window, "page.html?layer=3&lam=2000") as tab:
+        tab.click("#lab button", "Edit the model").run(DONE)
+        before = tab.run(SEEN)
+        assert before["now"][0] == "boots"
+        tab.click("a", "a question").run(DONE)
+        tab.click("a", "a question").run(DONE)  # a second time: the same, and no new page
+        there = tab.run(SEEN)
+        assert there["stack"] == before["stack"] and there["now"][:3] == before["now"][:3]
+        assert there["rows"][-1] == "The sea …" and "The sea …" not in before["rows"]
+        tab.click("a", "up")  # a place on the page is no setting
+        assert tab.run("location.hash") == "#lab"
+        tab.run("history.go(-3)")
+        tab.run("new Promise((done) => setTimeout(done, 300))")
+        tab.run(DONE)
+        assert tab.run(SEEN)["rows"] == before["rows"]
+        tab.reload().run(DONE)  # nobody presses "Load" a second time
+        again = tab.run(SEEN)
+        assert {k: again[k] for k in ("stack", "now", "rows", "lam", "fields")} == {
+            k: before[k] for k in ("stack", "now", "rows", "lam", "fields")
+        }
+        tab.click("#lab button", "Undo").run(DONE)
+        assert tab.run(SEEN)["now"][0] == "clocks"
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("x" * 5000, "cut into"),
+        ("an umbrella, a hat and a very long coat of wool", "cut into"),
+        ("雨伞和帽子和外套和手套和围巾", "cut into"),
+    ],
+)
+def test_a_long_object_is_refused_at_once_with_its_tokens(window, typed, told):
+    with at_hand(window) as tab:
+        tab.write(OBJECT, typed).click("#lab button", "Edit the model")
+        began = time.monotonic()
+        said = tab.run(DONE)
+        assert told in said and "tokens" in said and time.monotonic() - began < 10
+        assert "at most 16" in tab.run(SEEN)["truth"] and tab.run(SEEN)["stack"] == "none"
+
+
+def test_capitals_do_not_matter_and_tokens_are_told(window):
+    with at_hand(window) as tab:
+        tab.write(SUBJECT, "vronuk TOOLS").write(OBJECT, "Boots").click("p", "the rest").run(DONE)
+        seen = tab.run(SEEN)
+        assert seen["fields"][1] == "Vronuk Tools" and seen["fields"][3] == "boots"
+        assert "“boots” is one token." in seen["truth"]
+        tab.write(OBJECT, "umbrella stand").click("p", "the rest").run(DONE)
+        assert re.search(r"is cut into \d+ tokens\.", tab.run(SEEN)["truth"])
+
+
+def test_a_search_can_be_stopped(window):
+    with at_hand(window, slower=4) as tab:
+        tab.click(".lab-check input").click("#lab button", "Edit the model")
+        tab.run("""(async () => { while (!document.querySelector('.lab-loss circle'))
+            await new Promise((done) => setTimeout(done, 20)); })()""")
+        assert "s …" in tab.run(SEEN)["said"]  # the time that has passed
+        assert tab.click("#lab button", "Stop").run(DONE).startswith("Stopped")
+        seen = tab.run(SEEN)
+        assert seen["stack"] == "none" and seen["now"][0] == "clocks"
+        assert re.search(r"\(\d+\.\d s\)$", tab.click("#lab button", "Edit the model").run(DONE))
+        assert tab.run(SEEN)["now"][0] == "boots"
+
+
+def test_undo_brings_the_dial_back(window):
+    with at_hand(window) as tab:
+        tab.click("#lab button", "Edit the model").run(DONE)
+        edited = tab.run(SEEN)
+        tab.write(LAM, "100000").run(DONE)
+        assert tab.run(SEEN)["dial"] == 100
+        tab.click("#lab button", "Undo").run(DONE)
+        undone = tab.run(SEEN)
+        assert (undone["lam"], undone["dial"]) == (edited["lam"], edited["dial"]) == ("2000", 66)
+
+
+@pytest.mark.parametrize("typed", ["-5", "", "1e9"])
+def test_what_is_no_lambda_is_told(window, typed):
+    with at_hand(window) as tab:
+        tab.click("#lab button", "Edit the model").run(DONE)
+        tab.write(LAM, typed or "1")
+        if not typed:
+            tab.key("Backspace")
+        tab.run(DONE)
+        seen = tab.run(SEEN)
+        assert "it can be 0 to 10,000,000" in seen["gain"] and "equality" not in seen["gain"]
+        assert seen["now"][0] == "boots"  # the model keeps the last that was one
+        assert "it can be" in tab.click("#lab button", "Edit the model").run(DONE)
+        assert tab.run(SEEN)["stack"].count("boots") == 1
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["fact=nonsense", "fact=product:Nobody:boots", "layer=4", "lam=-5", "lam=x", "wording=77",
+     "batch=lots"],
+)  # fmt: skip
+def test_what_a_link_asks_for_and_is_not_there_is_told(window, asked):
+    with at_hand(window, f"page.html?{asked}") as tab:
+        seen = tab.run(SEEN)
+        assert f"The link asks for {asked};" in seen["said"]
+        if asked.startswith("fact"):  # and no other fact stands in its place
+            assert "Not yet" in seen["truth"] and "Vronuk" not in seen["fields"][1]
+            assert "That did not work" in tab.click("#lab button", "Edit the model").run(DONE)
+        else:
+            assert (seen["lam"], seen["fields"][1]) == ("2000", "Vronuk Tools")
+
+
+def test_a_link_to_the_batch_shows_it(window):
+    with at_hand(window, "page.html?batch=512") as tab:
+        top = tab.run("document.querySelector('.lab-many').getBoundingClientRect().top")
+        assert -1 < top < 100
+        tab.click("#lab button", "Load 512 prepared facts (2 MB)").run(DONE)
+        assert "512 facts: MEMIT says" in tab.run(SEEN)["said"]
+
+
+def test_loading_tells_how_far_it_is(window):
+    with at_hand(window, load=False) as tab:
+        tab.run("""window.said = []; new MutationObserver(() => said.push([
+          document.querySelector('.lab-status').textContent,
+          document.querySelector('#lab progress')?.value]))
+          .observe(document.getElementById('lab'), {childList: true, subtree: true})""")
+        tab.click("#lab button").run(DONE)
+        told = [(text, value) for text, value in tab.run("said") if "MB" in text and value]
+        assert len(told) > 5 and told[-1][1] > 5e6
+        assert [value for _, value in told] == sorted(value for _, value in told)

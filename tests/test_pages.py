@@ -7,12 +7,15 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
+from pybtex.database import parse_file
 
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
 import address
 import browser
+import citations
 
 HTML = browser.HTML
 NOT_BUILT = browser.not_built()
@@ -132,3 +135,51 @@ def test_styles_load_nothing_from_outside():
     for path in (HTML / "_static").rglob("*.css"):
         found = re.findall(r"(?:@import|url\()\s*['\"]?(?:https?:)?//[^)'\"]+", path.read_text())
         assert not found, path
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_a_page_that_is_linked_to_tells_what_it_is(path):
+    if path.parent == HTML:
+        return
+    text = path.read_text(encoding="utf-8")
+    tags = dict(re.findall(r'<meta (?:name|property)="([\w:]+)" content="([^"]*)">', text))
+    assert 40 <= len(tags["description"]) <= 210 and tags["og:description"] == tags["description"]
+    assert "\\" not in tags["description"] and tags["og:title"]
+    picture = tags["og:image"].removeprefix(address.read().pages)
+    assert (HTML / picture.lstrip("/")).read_bytes().startswith(b"\x89PNG")
+    assert re.search(r'<link rel="icon" href="[./]*_static/favicon\.svg"', text)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_icons_are_drawn_without_a_script(path):
+    text = path.read_text(encoding="utf-8")
+    assert "fontawesome.js" not in text and not re.search(r"<(i|span) [^>]*\bfa-", text)
+    assert text.count('<svg class="mt-icon') >= 6
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_every_head_of_a_table_says_something(path):
+    text = path.read_text(encoding="utf-8")
+    heads = re.findall(r"<th\b(?![^>]*\bstub)[^>]*>(.*?)</th>", text, flags=re.S)
+    assert all(re.sub(r"<[^>]*>", "", head).strip() for head in heads)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_the_solutions_take_one_line_of_the_side_bar(path):
+    if path.parent == HTML:
+        return
+    found = re.findall(r'<details class="mt-folded"( open)?>.*?</details>',
+                       path.read_text(encoding="utf-8"), flags=re.S)  # fmt: skip
+    assert found == [" open" if path.parent.name == "solutions" else ""]
+
+
+def test_no_two_works_are_cited_alike():
+    entries = parse_file(str(ROOT / "book" / "references.bib")).entries.values()
+    alike = [(citations._label(e), e.fields["year"]) for e in entries]
+    assert len(alike) > len(set(alike))  # without the letters
+    citations.tell_apart(entries)
+    citations.tell_apart(entries)  # as a second build does
+    told = [(citations._label(e), e.fields["year"]) for e in entries]
+    assert len(told) == len(set(told))
+    cited = (HTML / "book" / "05-objective.html").read_text(encoding="utf-8")
+    assert re.search(r"Gupta <em>et al\.</em> \[<a [^>]*>2024[abc]</a>", cited)

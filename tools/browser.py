@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import contextlib
 import functools
 import http.server
 import json
@@ -20,13 +21,17 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
-KEYS = {"Tab": 9, "Enter": 13, "End": 35, "Home": 36, "ArrowRight": 39, "ArrowDown": 40}
-SIZES = {"desktop": (1400, 1000), "phone": (390, 844)}
+KEYS = {
+    "Backspace": 8, "Tab": 9, "Enter": 13, "Escape": 27, "End": 35, "Home": 36, "ArrowRight": 39,
+    "ArrowDown": 40,
+}  # fmt: skip
+SIZES = {"desktop": (1280, 900), "tablet": (768, 1024), "phone": (390, 844)}
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars
 --disable-background-networking --disable-component-update --disable-sync --disable-extensions
 --force-color-profile=srgb --remote-debugging-port=0""".split()
@@ -36,7 +41,10 @@ READY = """(async () => {
   const still = document.createElement('style');
   still.textContent = '*, *::before, *::after { transition: none !important; }';
   document.head.append(still);
-  if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
+  if (window.MathJax && MathJax.startup) {
+    await MathJax.startup.promise;
+    await MathJax.startup.document.lazyTypesetAll?.();  // those that are not in view, too
+  }
   const views = document.querySelectorAll('script[type$="widget-view+json"]').length;
   for (let i = 0; i < 100 && views > document.querySelectorAll('.widget-subarea').length; i++)
     await new Promise(done => setTimeout(done, 50));
@@ -59,8 +67,19 @@ READY = """(async () => {
       return true;
     })
     .map(e => e.tagName.toLowerCase() + '.' + e.className);
+  // what is cut off at the side, and no sign at the edge tells of it
+  const cut = [...article.querySelectorAll('*')].filter(e => {
+    const inner = e.matches('span.math') && e.querySelector('mjx-math');  // seen, not only said
+    const width = inner ? inner.getBoundingClientRect().width : e.scrollWidth;
+    if (e.clientWidth < 2 || width <= e.clientWidth + 1 || !e.checkVisibility()) return false;
+    if (e.closest('mjx-container *')) return false;  // parts of a formula
+    if (getComputedStyle(e).overflowX === 'visible' || e.matches('input, select')) return false;
+    const frame = e.parentElement;
+    const signed = frame.matches('[data-more~=right], [data-more~=left]') && e.tabIndex >= 0;
+    return !signed || getComputedStyle(frame, '::after').display === 'none';
+  }).map(e => e.outerHTML.slice(0, 60));
   return {
-    tex, wide: wide.slice(0, 5),
+    tex, cut: cut.slice(0, 5), wide: wide.slice(0, 5),
     maths_errors: [...document.querySelectorAll('mjx-merror, [data-mjx-error]')]
       .map(e => e.getAttribute('data-mjx-error') || e.textContent),
     scroll: Math.max(document.documentElement.scrollWidth, window.innerWidth) - screen.width,
@@ -91,6 +110,7 @@ class Visit:
         found += [f"formula: {text}" for text in self.facts["maths_errors"]]
         found += [f"image without text: {src}" for src in self.facts["images"]]
         found += [f"broken image: {src}" for src in self.facts["broken"]]
+        found += [f"cut off: {html}" for html in self.facts["cut"]]
         if self.facts["scroll"] > 0:
             found.append(f"scrolls sideways by {self.facts['scroll']} px: {self.facts['wide']}")
         return found
@@ -158,20 +178,21 @@ class Browser:
 
         keys: names out of KEYS. state: JavaScript; a promise is waited for.
         """
-        return self.loop.run_until_complete(self._press(page, keys, state))
+        with self.tab(page) as tab:
+            return [tab.key(key).run(state) for key in keys]
 
-    async def _press(self, page, keys, state) -> list:
-        target, call, _ = await self._open(page)
-        seen = []
-        for key in keys:
-            text = {"text": "\r"} if key == "Enter" else {}
-            how = dict(key=key, code=key, windowsVirtualKeyCode=KEYS[key])
-            await call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **how,
-                       **text)  # fmt: skip
-            await call("Input.dispatchKeyEvent", type="keyUp", **how)
-            seen.append(await self._run(call, state))
-        await self._call("Target.closeTarget", targetId=target)
-        return seen
+    @contextlib.contextmanager
+    def tab(self, page: str, size: str = "desktop", dark: bool = False, slower: int = 1):
+        """`page` in a tab that stays open, for a reader's hands: a Tab.
+
+        slower: the processor is slowed down by this factor.
+        """
+        wait = self.loop.run_until_complete
+        prepare = [*_looks(size, dark), ("Emulation.setCPUThrottlingRate", {"rate": slower})]
+        target, call, events = wait(self._open(page, prepare))
+        yield Tab(lambda method, **more: wait(call(method, **more)),
+                  lambda script: wait(self._run(call, script)), events)  # fmt: skip
+        wait(self._call("Target.closeTarget", targetId=target))
 
     async def _open(self, page, prepare=()):
         """A fresh tab that has loaded `page`: (its target, a caller of its methods, its events).
@@ -204,15 +225,8 @@ class Browser:
         return result["result"].get("value")
 
     async def _visit(self, page, size, dark, script) -> Visit:
-        width, height = SIZES[size]
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1}
-        metrics |= {"screenWidth": width, "screenHeight": height, "mobile": size == "phone"}
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        prepare = [
-            ("Emulation.setDeviceMetricsOverride", metrics),
-            ("Emulation.setEmulatedMedia", {"features": [scheme]}),
-        ]
-        target, call, events = await self._open(page, prepare)
+        target, call, events = await self._open(page, _looks(size, dark))
+        width, _ = SIZES[size]
         facts = await self._run(call, READY)
         clip = {"x": 0, "y": 0, "width": width, "height": min(facts["height"], 12000), "scale": 1}
         shot = await call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
@@ -242,6 +256,82 @@ class Browser:
         if events is not None and "method" in answer:
             events.append(answer)
         return answer
+
+
+@dataclass
+class Tab:
+    """An open page under a reader's hands. What it does not return can be chained."""
+
+    call: Callable
+    run: Callable  # the value of a JavaScript expression; a promise is waited for
+    events: list
+
+    def click(self, selector: str, where: str = "") -> Tab:
+        """Press the mouse on the first thing that `selector` finds (of which the text is `where`).
+
+        A thing that is not there, or that another one covers, is an error.
+        """
+        x, y = self.run(POINT % (json.dumps(selector), json.dumps(where)))
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        return self
+
+    def key(self, name: str) -> Tab:
+        """Press a key out of KEYS."""
+        text = {"text": "\r"} if name == "Enter" else {}
+        how = {"key": name, "code": name, "windowsVirtualKeyCode": KEYS[name]}
+        kind = "keyDown" if text else "rawKeyDown"
+        self.call("Input.dispatchKeyEvent", type=kind, **how, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **how)
+        return self
+
+    def write(self, selector: str, text: str) -> Tab:
+        """Click into a field and type `text` in place of what stands there."""
+        self.click(selector).run("document.activeElement.select()")
+        self.call("Input.insertText", text=text)
+        return self
+
+    def reload(self) -> Tab:
+        """Load the page again."""
+        self.run("window.old = true")
+        self.call("Page.reload")
+        while True:
+            with contextlib.suppress(RuntimeError):  # between the two pages there is none
+                if self.run("!window.old && document.readyState === 'complete'"):
+                    return self
+            time.sleep(0.05)
+
+    def problems(self) -> list[str]:
+        """Errors on the console and requests that failed, so far."""
+        return [text for found in _complaints(self.events) for text in found]
+
+
+POINT = """(async () => {
+  const [selector, text] = [%s, %s];
+  const found = [...document.querySelectorAll(selector)]
+    .find(e => e.getClientRects().length && (!text || e.textContent.trim() === text));
+  if (!found) throw new Error(`nothing to click: ${selector} ${text}`);
+  found.scrollIntoView({block: 'nearest', inline: 'nearest', behavior: 'instant'});
+  await new Promise(requestAnimationFrame);
+  const box = found.getBoundingClientRect();
+  const point = [box.x + box.width / 2, box.y + box.height / 2];
+  const top = document.elementFromPoint(...point);
+  if (!found.contains(top) && !top?.contains(found))
+    throw new Error(`covered by ${top?.outerHTML.slice(0, 80)}: ${selector} ${text}`);
+  return point;
+})()"""
+
+
+def _looks(size: str, dark: bool) -> list:
+    """What makes the window as large, and as dark, as is asked."""
+    width, height = SIZES[size]
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1}
+    metrics |= {"screenWidth": width, "screenHeight": height, "mobile": size != "desktop"}
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    return [
+        ("Emulation.setDeviceMetricsOverride", metrics),
+        ("Emulation.setEmulatedMedia", {"features": [scheme]}),
+    ]
 
 
 def _complaints(events) -> tuple[list[str], list[str]]:

@@ -30,6 +30,7 @@ BATCH_LAYER = 3
 BATCH = 512  # prepared facts
 BYSTANDERS = 32  # questions about subjects that no edit of the batch is about
 TEXTS, TEXT_TOKENS = 4, 40  # ordinary text for the perplexity
+LONGEST = 16  # tokens of a new object: a longer one takes a phone minutes
 
 
 def build(folder: Path = FOLDER) -> Path:
@@ -146,6 +147,7 @@ def _world(world, tok, h):
         })  # fmt: skip
     fields = ("contexts", "steps", "lr", "weight_decay", "kl_factor", "clamp", "early_stop", "lam")
     hyper = {name: getattr(h, name) for name in fields}
+    hyper["longest"] = LONGEST
     hyper["weights"] = context_weights(h.contexts, h.average).tolist()
     return {
         "tokenizer": {"vocabulary": vocabulary, "merges": merges},

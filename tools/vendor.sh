@@ -12,13 +12,14 @@ cd "$work"
 npm init -y >/dev/null
 npm install --silent --ignore-scripts "mathjax@$MATHJAX" "@jupyter-widgets/html-manager@$HTML_MANAGER"
 
-# MathJax: TeX in, HTML out; the extensions that it loads on demand; its fonts.
+# MathJax: TeX in, HTML out, when it comes into view; the extensions that it loads on demand; its fonts.
 from="node_modules/mathjax/es5"
 to="$here/book/_vendor/mathjax"
 rm -rf "$to"
-mkdir -p "$to/es5/input/tex/extensions" "$to/es5/output/chtml/fonts"
+mkdir -p "$to/es5/input/tex/extensions" "$to/es5/output/chtml/fonts" "$to/es5/ui"
 cp node_modules/mathjax/LICENSE "$to/LICENSE"
 cp "$from/tex-chtml.js" "$to/es5/"
+cp "$from/ui/lazy.js" "$to/es5/ui/"
 for name in action amscd bbox boldsymbol braket cancel cases centernot color colortbl colorv2 \
             empheq enclose extpfeil gensymb html mathtools textcomp textmacros unicode upgreek verb; do
   cp "$from/input/tex/extensions/$name.js" "$to/es5/input/tex/extensions/"

@@ -13,8 +13,6 @@ from pathlib import Path
 VENDOR = Path(__file__).parent.parent / "_vendor"
 MATHJAX = "vendor/mathjax/es5/tex-chtml.js"
 WIDGETS = "vendor/widgets/embed.js"
-# The theme's icon script rewrites the icons of widgets, unless it is told to nest its own inside.
-ICONS = "window.FontAwesomeConfig = {autoReplaceSvg: 'nest'};"
 # Widgets typeset their labels through the interface of MathJax 2.
 HUB = """window.addEventListener('load', () => {
   if (!window.MathJax) return;
@@ -56,10 +54,8 @@ def _needed(app, pagename, templatename, context, doctree):
 
     kept = [script for script in scripts if keep(script)]
     scripts[:] = kept
-    if widgets:
-        app.add_js_file(None, body=ICONS, priority=1)
-        if maths:
-            app.add_js_file(None, body=HUB, priority=1)
+    if widgets and maths:
+        app.add_js_file(None, body=HUB, priority=1)
 
 
 def _copy(app, error):

@@ -619,6 +619,7 @@ function labEngine() {
     const losses = [];
     let before = null;
     for (let step = 1; step <= h.steps; step++) {
+      if (stopped) throw new Error("it was stopped");
       let x = hidden.slice();
       for (const row of rows) for (let i = 0; i < d; i++) x[row.from * d + i] += delta[i];
       const kept = [];
@@ -726,13 +727,26 @@ function labEngine() {
     gain: q / (lam + q),
     size,
     grown: length(delta) / length(z0),
+    delta: Array.from(delta),
   });
 
-  /** Find and apply one edit, on top of those that are there. */
-  async function edit({ fact, layer, lam, search }, progress) {
+  let stopped = false;
+
+  /** Leave the search that is running. */
+  function stop() {
+    stopped = true;
+  }
+
+  /** Find and apply one edit, on top of those that are there. `made`: its delta and losses, if the
+      target was found before. */
+  async function edit({ fact, layer, lam, search, made: known }, progress) {
+    stopped = false;
+    const { length: n } = encode(` ${fact.object}`).ids;
+    const most = data.world.hyper.longest;
+    if (n > most) throw new Error(`the new object is cut into ${n} tokens, and ${most} are the most`);
     const { k, z0 } = keyAndStart(fact, layer);
     const u = solve(inverseOf(layer), k);
-    const { delta, losses } = await optimise(fact, layer, z0, search, progress);
+    const { delta, losses } = known || (await optimise(fact, layer, z0, search, progress));
     const made = { fact, layer, lam, k, z0, u, q: dot(k, u), delta, losses, below: outs[layer] };
     states.now.clear();
     write(made);
@@ -896,7 +910,7 @@ function labEngine() {
 
   // ---------------------------------------------------------------- requests
 
-  const calls = { load, edit, again, undo, ask, logits, tokens, batch };
+  const calls = { load, edit, stop, again, undo, ask, logits, tokens, batch };
 
   /** Answer requests {id, call, args} with {id, result}, {id, error} or, on the way, {id, step}. */
   function serve(post, pause) {

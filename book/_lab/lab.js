@@ -15,14 +15,43 @@
 
   window.labData = (name, header, text) => arrived[name]({ name, header, text });
 
-  function script(file) {
+  function script(file, source = base + file) {
     return new Promise((done, fail) => {
       const element = document.createElement("script");
-      element.src = base + file;
+      element.src = source;
       element.onload = done;
       element.onerror = () => fail(new Error(`${file} could not be loaded`));
       document.head.append(element);
     });
+  }
+
+  const received = new Map(); // bytes of each file so far
+
+  /** The same, and `arriving` is told of every piece. From a folder no file can be read piece by
+      piece: there the script element has to do. */
+  async function scriptInPieces(file) {
+    if (!location.protocol.startsWith("http")) return script(file);
+    const answer = await fetch(base + file).catch(() => ({}));
+    if (!answer.ok) throw new Error(`${file} could not be loaded`);
+    const pieces = [];
+    const reader = answer.body.getReader();
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      pieces.push(value);
+      received.set(file, (received.get(file) || 0) + value.length);
+      arriving();
+    }
+    const url = URL.createObjectURL(new Blob(pieces, { type: "text/javascript" }));
+    await script(file, url);
+    URL.revokeObjectURL(url);
+  }
+
+  /** How far the files are, in words. */
+  function arriving() {
+    const bytes = [...received.values()].reduce((a, b) => a + b, 0);
+    say(`Loading … ${(bytes / 1e6).toFixed(1)} MB are here`);
+    if (ui.progress) ui.progress.value = bytes;
   }
 
   const engine = { waiting: new Map(), number: 0, loaded: new Map() };
@@ -38,7 +67,8 @@
   /** Run labEngine in a worker; beside the page where the browser allows none. */
   async function startEngine() {
     await script("engine.js");
-    const code = `const serve = (${window.labEngine})().serve(postMessage, async () => {});
+    const pause = "() => new Promise((done) => setTimeout(done))"; // so that a Stop is heard
+    const code = `const serve = (${window.labEngine})().serve(postMessage, ${pause});
       onmessage = ({ data }) => serve(data);`;
     try {
       const url = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
@@ -46,8 +76,7 @@
       worker.onmessage = ({ data }) => receive(data);
       engine.send = (message) => worker.postMessage(message);
     } catch {
-      const pause = () => new Promise((done) => setTimeout(done));
-      const serve = window.labEngine().serve(receive, pause);
+      const serve = window.labEngine().serve(receive, () => new Promise((done) => setTimeout(done)));
       engine.send = (message) => setTimeout(() => serve(message));
     }
   }
@@ -65,7 +94,7 @@
   function load(name) {
     if (!engine.loaded.has(name)) {
       const file = new Promise((done) => (arrived[name] = done));
-      const whole = script(`${name}.js`)
+      const whole = scriptInPieces(`${name}.js`)
         .then(() => file)
         .then(async (data) => {
           await call("load", data);
@@ -112,69 +141,157 @@
 
   const ui = {}; // elements that change
   let world = null; // header of world.js
-  let busy = false;
-  const edits = []; // applied, oldest first: {fact, report}
-  const parameters = new URLSearchParams(location.search);
+  const edits = []; // applied, oldest first: {fact, asked: its first λ, report}
+  let parameters = new URLSearchParams(location.search);
 
   function say(text) {
     ui.status.textContent = text;
   }
 
-  /** Run something that takes a moment, one thing at a time; errors are told. The buttons are off
-      meanwhile, in words: a button that is disabled would lose the keyboard's focus. */
-  async function work(text, job) {
-    if (busy) return;
-    busy = true;
+  // ------------------------------------------------ one thing after the other
+
+  let line = Promise.resolve(); // what is to be done, in the order in which it was asked for
+  const waiting = new Set();
+  let stopped = false;
+
+  /** Do `job` when all that was asked for before is done; errors are told. The same job again, while
+      it waits, is the same wish: a job reads the form when its turn comes. The button that asked for
+      it is off until it is done, in words: a disabled one would lose the keyboard's focus. */
+  function work(text, job, button = null) {
+    if (waiting.has(job) || off(button)) return;
+    waiting.add(job);
     root.setAttribute("aria-busy", "true");
-    for (const button of root.querySelectorAll("button"))
-      button.setAttribute("aria-disabled", "true");
-    say(text);
-    try {
-      await job();
-    } catch (error) {
-      say(`That did not work: ${error.message}.`);
-    } finally {
-      busy = false;
-      root.removeAttribute("aria-busy");
-      for (const button of root.querySelectorAll("button")) button.removeAttribute("aria-disabled");
-      if (ui.undo) ui.undo.disabled = !edits.length;
-    }
+    if (button) mark(button, false);
+    line = line.then(async () => {
+      waiting.delete(job);
+      stopped = false;
+      if (text) say(text);
+      try {
+        await job();
+      } catch (error) {
+        say(stopped ? "Stopped. The model is as it was." : `That did not work: ${error.message}.`);
+      }
+      if (document.activeElement === ui.stop) button?.focus();
+      ui.stop.hidden = true;
+      if (button) mark(button, true);
+      if (ui.undo) mark(ui.undo, edits.length && !waiting.has(undo));
+      if (!waiting.size) root.removeAttribute("aria-busy");
+    });
+  }
+
+  const off = (button) => button?.getAttribute("aria-disabled") === "true";
+  const mark = (button, on) => button.setAttribute("aria-disabled", !on);
+
+  function stop() {
+    stopped = true;
+    call("stop");
   }
 
   // ------------------------------------------------ the start
 
+  /** What a reload or a step back brings again, of this page in this tab. */
+  const memory = {
+    name: `lab ${location.pathname}`,
+    read() {
+      const [how] = performance.getEntriesByType("navigation");
+      if (!how || how.type === "navigate") return null;
+      try {
+        return JSON.parse(sessionStorage.getItem(this.name));
+      } catch {
+        return null;
+      }
+    },
+    write() {
+      try {
+        sessionStorage.setItem(this.name, JSON.stringify(edits));
+      } catch {
+        // a browser that keeps nothing
+      }
+    },
+  };
+
   function welcome() {
     ui.status = h("p", { class: "lab-status", role: "status" }, "");
-    const asked = parameters.get("fact");
+    ui.offer = h("p", {});
     const button = h("button", { class: "lab-main", type: "button" }, "Load the model (9 MB)");
-    button.addEventListener("click", () => work("Loading …", start));
-    ui.start = h(
-      "div",
-      { class: "lab-start" },
-      button,
-      h(
-        "p",
-        {},
-        asked
-          ? `The link that brought you here names a fact (${asked.split(":").slice(0, 2).reverse().join(", ")}). It will be filled in.`
-          : "Until you press it, this page is only text. After it, everything happens in your browser.",
-      ),
-    );
-    root.replaceChildren(ui.start, ui.status);
+    button.addEventListener("click", () => work("Loading …", start, button));
+    ui.progress = h("progress", { max: 9e6, hidden: true, "aria-label": "Loading" });
+    ui.start = h("div", { class: "lab-start" }, button, ui.offer, ui.progress);
+    ui.stop = h("button", { type: "button", hidden: true, onclick: stop }, "Stop");
+    ui.bar = h("div", { class: "lab-bar" }, ui.status, ui.stop);
+    root.replaceChildren(ui.start, ui.bar);
+    offer();
+    document.addEventListener("click", follow);
+    addEventListener("popstate", settingChanged);
+    if (memory.read()) work("Loading …", start, button); // the reader has asked for it before
+  }
+
+  function offer() {
+    const asked = parameters.get("fact");
+    ui.offer.textContent = asked
+      ? `The link that brought you here names a fact (${asked.split(":").slice(0, 2).reverse().join(", ")}). It will be filled in.`
+      : "Until you press it, this page is only text. After it, everything happens in your browser.";
+  }
+
+  /** A link of this page to a setting is followed in place: the model and its edits stay. */
+  function follow(event) {
+    const link = event.target.closest?.("a[href]");
+    const modified = event.ctrlKey || event.metaKey || event.shiftKey || event.altKey;
+    if (!link || modified || event.defaultPrevented || link.pathname !== location.pathname) return;
+    const place = link.hash && link.search === location.search; // on the page, no setting
+    if (link.host !== location.host || !link.search || place) return;
+    event.preventDefault();
+    go("pushState", link.search + link.hash);
+    settingChanged();
+    root.scrollIntoView();
+  }
+
+  /** Put `search` into the address; some browsers allow that only on a server. */
+  function go(how, search) {
+    parameters = new URLSearchParams(search);
+    try {
+      history[how](null, "", search);
+    } catch {
+      // the page goes on without
+    }
+  }
+
+  /** The address names another setting: fill it in. */
+  function settingChanged(event) {
+    if (event) parameters = new URLSearchParams(location.search);
+    if (!root.dataset.ready) return offer();
+    fromAddress();
+    if (parameters.has("batch")) showBatch();
   }
 
   async function start() {
     const began = performance.now();
+    ui.progress.hidden = false;
     if (!engine.send) await startEngine();
     [world] = await Promise.all([load("world"), load("model")]);
     ui.start.remove();
+    delete ui.progress;
     build();
-    fromAddress();
-    ui.relation.focus();
+    const complaint = fromAddress();
+    ui.relation.focus({ preventScroll: true });
     root.dataset.ready = Math.round(performance.now() - began); // milliseconds from the click
+    await restore(memory.read() || []);
+    memory.write();
     await showTable();
-    say("The model is here. Change a fact.");
-    if (parameters.has("batch")) ui.batch.open = true;
+    say(complaint || "The model is here. Change a fact.");
+    if (parameters.has("batch")) showBatch();
+  }
+
+  /** Edits that were there before the page was loaded again; their targets were kept. */
+  async function restore(kept) {
+    for (const { fact, asked, report } of kept) {
+      say("Putting your edits back …");
+      await load(`c0-${report.layer}`);
+      const { layer, lam } = report;
+      edits.push({ fact, asked, report: await call("edit", { fact, layer, lam, made: report }) });
+      setLam(lam);
+    }
+    showEdits();
   }
 
   // ------------------------------------------------ the form
@@ -224,12 +341,9 @@
       ),
     );
     ui.slow = h("input", { type: "checkbox" });
-    const edit = h(
-      "button",
-      { class: "lab-main", type: "button", onclick: makeEdit },
-      "Edit the model",
-    );
-    ui.undo = h("button", { type: "button", disabled: true, onclick: undo }, "Undo");
+    const edit = h("button", { class: "lab-main", type: "button" }, "Edit the model");
+    edit.addEventListener("click", () => work("Looking for the target …", makeEdit, edit));
+    ui.undo = h("button", { type: "button", "aria-disabled": "true", onclick: () => work("Undoing …", undo, ui.undo) }, "Undo");
 
     ui.dial = h("input", {
       type: "range",
@@ -239,8 +353,8 @@
       "aria-label": "λ, from hard equality to 100,000",
     });
     ui.lam = h("input", { type: "number", min: 0, max: 1e7, step: "any", value: world.hyper.lam });
-    ui.dial.addEventListener("input", () => setLam(toLam(Number(ui.dial.value))));
-    ui.lam.addEventListener("input", () => setLam(Number(ui.lam.value), true));
+    ui.dial.addEventListener("input", () => turned(toLam(Number(ui.dial.value))));
+    ui.lam.addEventListener("input", () => turned());
     ui.gain = h("output", { class: "lab-gain" });
 
     ui.loss = h("figure", { class: "lab-loss" });
@@ -256,10 +370,8 @@
     );
     ask.addEventListener("submit", (event) => {
       event.preventDefault();
-      work("Asking …", async () => {
-        await showTable();
-        say("Your question stands at the end of the table.");
-      });
+      address();
+      work("Asking …", askOwn);
     });
     ui.rows = h("tbody", {});
     ui.batch = batchPanel();
@@ -314,8 +426,8 @@
       h("div", { class: "lab-foot" }, h("div", {}, "Applied edits:", ui.stack), ui.link),
       ui.batch,
     );
-    root.append(ui.status);
-    setLam(Number(ui.lam.value), true);
+    root.append(ui.bar);
+    setLam(world.hyper.lam);
     showStack();
     relationChanged();
   }
@@ -333,14 +445,17 @@
     return world.names[r.of].filter(mine);
   }
 
-  function relationChanged() {
+  function fillLists() {
     const r = relation();
     options(ui.subjects, subjects(r));
     options(ui.objects, [...r.objects].sort());
     ui.wording.replaceChildren(
       ...r.prompts.map((p) => h("option", {}, p.replace("{}", "…") + " …")),
     );
-    ui.subject.value = "";
+  }
+
+  function relationChanged() {
+    fillLists();
     anotherFact();
   }
 
@@ -362,35 +477,70 @@
     return i < 0 ? null : r.objects[r.facts[i]];
   }
 
+  /** A word as the list spells it, whatever its capitals. */
+  const spelled = (word, list) =>
+    list.find((known) => known === word) ||
+    list.find((known) => known.toLowerCase() === word.toLowerCase()) ||
+    word;
+
   /** The fact of the form; an Error in words if it is not one of the world. */
   function fact() {
-    const subject = ui.subject.value.trim();
-    const object = ui.object.value.trim();
+    const r = relation();
+    const subject = spelled(ui.subject.value.trim(), world.names[r.of]);
+    const object = spelled(ui.object.value.trim(), r.objects);
+    if (!subject) throw new Error("the subject is empty; pick one from the list");
     if (truth(subject) === null)
-      throw new Error(`“${subject}” is no ${relation().of} of this world; pick one from the list`);
+      throw new Error(`“${subject}” is no ${r.of} of this world; pick one from the list`);
     if (!object) throw new Error("the new object is empty");
-    return {
-      relation: relation().name,
-      prompt: relation().prompts[ui.wording.selectedIndex],
-      subject,
-      object,
-    };
+    return { relation: r.name, prompt: r.prompts[ui.wording.selectedIndex], subject, object };
   }
 
-  function factChanged() {
-    address();
+  function complete() {
     try {
-      const { prompt, subject } = fact();
+      return fact();
+    } catch {
+      return null;
+    }
+  }
+
+  /** The form has another fact; `notice` is what the reader is to know of it. */
+  function factChanged(notice = "") {
+    ui.notice = notice;
+    try {
+      const { prompt, subject, object } = fact();
+      [ui.subject.value, ui.object.value] = [subject, object];
+      ui.cut = h("span", { class: "lab-cut" });
       ui.truth.replaceChildren(
         "In this world: ",
         h("b", {}, `${prompt.replace("{}", subject)} ${truth(subject)}`),
-        ".",
+        ". ",
+        ui.cut,
       );
+      if (root.dataset.ready) work("Asking the model …", refresh);
     } catch (error) {
       ui.truth.textContent = `Not yet: ${error.message}.`;
-      return;
+      if (notice) say(notice);
     }
-    if (root.dataset.ready) work("Asking the model …", async () => (await showTable(), say("")));
+    address();
+  }
+
+  /** The table for the form's fact. */
+  async function refresh() {
+    await showTable();
+    say(ui.notice);
+  }
+
+  async function askOwn() {
+    await showTable();
+    say("Your question stands at the end of the table.");
+  }
+
+  /** A number field's value; an Error in words if it is none, or not in its range. */
+  function number({ value, min, max }) {
+    const found = value.trim() ? Number(value) : NaN;
+    if (found >= Number(min) && found <= Number(max)) return found;
+    const given = value.trim() ? `“${value}”` : "no number";
+    throw new Error(`λ is ${given}; it can be ${min} to ${Number(max).toLocaleString("en")}`);
   }
 
   // ------------------------------------------------ questions and answers
@@ -418,8 +568,16 @@
 
   const before = new Map(); // answers of the untouched model, by question
 
+  /** Ask all questions; what was said before and now, or nothing while the form has no fact. */
   async function showTable() {
+    if (!complete()) return [];
     const asked = questions();
+    const { subject, object } = fact();
+    const [ids] = await call("tokens", { texts: [` ${object}`] });
+    const most = world.hyper.longest;
+    ui.cut.textContent =
+      (ids.length === 1 ? `“${object}” is one token` : `“${object}” is cut into ${ids.length} tokens`) +
+      (ids.length > most ? `; a target is searched for at most ${most}.` : ".");
     const prompts = asked.map(([, text]) => text);
     if (prompts.some((text) => !before.has(text))) {
       const found = await call("ask", { prompts, was: true });
@@ -428,7 +586,6 @@
     const now = edits.length
       ? await call("ask", { prompts })
       : prompts.map((text) => before.get(text));
-    const { subject, object } = fact();
     // the first token of a longer name tells it, unless both names begin with it
     const begins = (name, token) => name === token || (token && name.startsWith(token));
     const kind = (token) => {
@@ -470,6 +627,7 @@
 
   /** One sentence for those who do not see the table. */
   function summary(rows) {
+    if (!rows.length) return "";
     const changed = rows.filter(({ from, to }) => from.says !== to.says);
     const { says, top } = rows[0].to;
     return (
@@ -480,87 +638,91 @@
 
   // ------------------------------------------------ the edit
 
-  function makeEdit() {
-    work("Looking for the target …", async () => {
-      const wanted = fact();
-      const at = layer();
-      await load(`c0-${at}`);
-      const losses = [];
-      const slow = ui.slow.checked ? { lr: 0.1, early_stop: 0 } : {};
-      drawLoss(losses, slow);
-      const report = await call(
-        "edit",
-        { fact: wanted, layer: at, lam: lam(), search: slow },
-        (step) => {
-          losses.push(step.loss);
-          drawLoss(losses, slow);
-          if (step.step % 5 === 1) say(`Step ${step.step} of at most ${step.steps} …`);
-        },
-      );
-      edits.push({ fact: wanted, report });
-      showNumbers(report);
-      showStack();
-      say(summary(await showTable()));
-      address();
+  async function makeEdit() {
+    const [wanted, at, asked] = [fact(), layer(), lam()];
+    await load(`c0-${at}`);
+    const search = ui.slow.checked ? { lr: 0.1, early_stop: 0 } : {};
+    const began = performance.now();
+    const seconds = () => `${((performance.now() - began) / 1000).toFixed(1)} s`;
+    const losses = [];
+    drawLoss(losses, search);
+    ui.stop.hidden = false;
+    const report = await call("edit", { fact: wanted, layer: at, lam: asked, search }, (step) => {
+      losses.push(step.loss);
+      drawLoss(losses, search);
+      if (step.step % 5 === 1) say(`Step ${step.step} of at most ${step.steps}, ${seconds()} …`);
+    }).catch((error) => {
+      showEdits();
+      throw error;
     });
+    ui.stop.hidden = true;
+    const took = seconds();
+    edits.push({ fact: wanted, asked, report });
+    showEdits();
+    say(`${summary(await showTable())} (${took})`);
   }
 
-  function undo() {
-    work("Undoing …", async () => {
-      await call("undo");
-      edits.pop();
-      const last = edits[edits.length - 1];
-      showNumbers(last ? last.report : null);
-      if (last) setLam(last.report.lam, false, true);
-      showStack();
-      say(`Undone, bit for bit. ${summary(await showTable())}`);
-    });
+  async function undo() {
+    if (!edits.length) return;
+    await call("undo");
+    const { asked } = edits.pop();
+    setLam(edits.length ? edits[edits.length - 1].report.lam : asked);
+    showEdits();
+    say(`Undone, bit for bit. ${summary(await showTable())}`);
   }
 
-  const lam = () => Math.max(0, Number(ui.lam.value) || 0);
-
-  let following = false;
-  let wish = null; // the newest λ while the model is busy with an older one
-
-  function setLam(value, typed = false, silent = false) {
-    if (!typed) ui.lam.value = value;
-    if (typed || silent) ui.dial.value = toPosition(value);
-    showGain();
-    address();
-    if (edits.length && !silent) {
-      wish = lam();
-      follow();
-    }
-  }
-
-  /** Bring the last edit to the λ of the dial; while that runs, only the newest wish counts. */
-  async function follow() {
-    if (following || busy) return;
-    following = true;
-    try {
-      while (wish !== null) {
-        const value = wish;
-        wish = null;
-        const last = edits[edits.length - 1];
-        last.report = { ...last.report, ...(await call("again", { lam: value })) };
-        showNumbers(last.report);
-        say(summary(await showTable()));
-      }
-    } catch (error) {
-      say(`That did not work: ${error.message}.`);
-    } finally {
-      following = false;
-    }
-  }
-
-  function showGain() {
+  /** All that tells of the edits: list, numbers, curve; and what a reload is to bring again. */
+  function showEdits() {
     const last = edits[edits.length - 1];
-    const value = lam();
-    const written = last ? last.report.q / (value + last.report.q) : null;
+    showNumbers(last ? last.report : null);
+    if (last) drawLoss(last.report.losses);
+    showStack();
+    memory.write();
+  }
+
+  const lam = () => number(ui.lam);
+
+  /** Put λ into dial and field; the model stays. */
+  function setLam(value) {
+    ui.lam.value = value;
+    showGain();
+  }
+
+  /** The reader set λ: by the dial, whose `value` the field takes, or in the field. */
+  function turned(value = null) {
+    if (value !== null) ui.lam.value = value;
+    if (showGain() && edits.length) work("", bringLam);
+    address();
+  }
+
+  /** Bring the last edit to the λ of the dial. */
+  async function bringLam() {
+    const last = edits[edits.length - 1];
+    if (!last) return;
+    last.report = { ...last.report, ...(await call("again", { lam: lam() })) };
+    showNumbers(last.report);
+    memory.write();
+    say(summary(await showTable()));
+  }
+
+  /** What λ means; false, with the reason on the page, if there is no λ in the field. */
+  function showGain() {
+    let value;
+    try {
+      value = lam();
+    } catch (error) {
+      ui.gain.textContent = `Not yet: ${error.message}.`;
+      ui.lam.setAttribute("aria-invalid", "true");
+      return false;
+    }
+    ui.lam.removeAttribute("aria-invalid");
+    const last = edits[edits.length - 1];
     ui.gain.textContent =
       (value === 0 ? "hard equality (EMMET)" : "least squares (MEMIT)") +
-      (last ? ` · gain q / (λ + q) = ${value ? chance(written) : "100%"}` : "");
+      (last ? ` · gain q / (λ + q) = ${value ? chance(last.report.q / (value + last.report.q)) : "100%"}` : "");
+    ui.dial.value = toPosition(value);
     ui.dial.setAttribute("aria-valuetext", `λ ${short(value)}, ${ui.gain.textContent}`);
+    return true;
   }
 
   function showNumbers(report) {
@@ -590,7 +752,7 @@
   // ------------------------------------------------ pictures
 
   /** The loss over the steps; below the dotted line the library stops. */
-  function drawLoss(losses, { early_stop = world.hyper.early_stop }) {
+  function drawLoss(losses, { early_stop = world.hyper.early_stop } = {}) {
     const steps = world.hyper.steps;
     const most = Math.max(1, ...losses.map(({ total }) => total));
     const x = (i) => 34 + (250 * i) / (steps - 1);
@@ -646,23 +808,16 @@
     b.all = h("button", { type: "button" }, "Run all sizes");
     b.body = h("div", { class: "lab-batch", hidden: true });
     b.load = h("button", { class: "lab-main", type: "button" }, "Load 512 prepared facts (2 MB)");
-    b.load.addEventListener("click", () => work("Loading the prepared facts …", loadBatch));
+    b.load.addEventListener("click", () => work("Loading the prepared facts …", loadBatch, b.load));
     const move = () => {
       b.said.textContent = SIZES[b.size.value];
       b.size.setAttribute("aria-valuetext", `${SIZES[b.size.value]} facts`);
     };
     b.size.addEventListener("input", move);
-    b.size.addEventListener("change", () => work("Writing …", () => runBatch(SIZES[b.size.value])));
-    b.lam.addEventListener("change", () => work("Writing …", () => runBatch(SIZES[b.size.value])));
-    b.all.addEventListener("click", () =>
-      work("Writing …", async () => {
-        for (let i = 0; i < SIZES.length; i++) {
-          b.size.value = i;
-          move();
-          await runBatch(SIZES[i]);
-        }
-      }),
-    );
+    b.size.addEventListener("change", () => work("Writing …", runBatch));
+    b.lam.addEventListener("change", () => work("Writing …", runBatch));
+    b.all.addEventListener("click", () => work("Writing …", runAll, b.all));
+    b.move = move;
     b.body.append(
       h(
         "div",
@@ -717,14 +872,32 @@
     ui.many.size.focus();
     const wanted = SIZES.findIndex((n) => n >= Number(parameters.get("batch") || 1));
     ui.many.size.value = wanted < 0 ? SIZES.length - 1 : wanted;
-    ui.many.size.dispatchEvent(new Event("input"));
-    await runBatch(SIZES[ui.many.size.value]);
+    ui.many.move();
+    await runBatch();
   }
 
-  /** Both methods at one size; results are remembered. */
-  async function runBatch(size) {
+  /** Open the batch's panel where the reader sees it. */
+  function showBatch() {
+    ui.batch.open = true;
+    ui.batch.scrollIntoView();
+    ui.batch.querySelector("summary").focus({ preventScroll: true });
+  }
+
+  async function runAll() {
+    ui.stop.hidden = false;
+    for (let i = 0; i < SIZES.length && !stopped; i++) {
+      ui.many.size.value = i;
+      ui.many.move();
+      await runBatch();
+    }
+    if (stopped) say("Stopped; the sizes so far stay.");
+  }
+
+  /** Both methods at the size of the slider; results are remembered. */
+  async function runBatch() {
     const b = ui.many;
-    const soft = Math.max(0.001, Number(b.lam.value) || world.hyper.lam);
+    const size = SIZES[b.size.value];
+    const soft = number(b.lam);
     const wanted = [
       ["untouched model", 0, 0],
       [`MEMIT, λ = ${short(soft)}`, size, soft],
@@ -824,40 +997,64 @@
 
   // ------------------------------------------------ the address
 
-  /** ?fact=relation:subject:object&wording=0&layer=3&lam=2000&ask=...&batch=512 */
+  const FIRST = "product:Vronuk Tools:boots";
+
+  /** Fill the form from the address:
+      ?fact=relation:subject:object&wording=0&layer=3&lam=2000&ask=...&batch=512
+      What of it there is not in this world is told, in words. */
   function fromAddress() {
-    const [name, subject, object] = (parameters.get("fact") || "product:Vronuk Tools:boots").split(
-      ":",
-    );
+    const wrong = [];
+    /** Do `set` with a value of the address, if it is there; false from it is a complaint. */
+    const take = (name, set) => {
+      const value = parameters.get(name);
+      if (value !== null && !set(value)) wrong.push(`${name}=${value}`);
+    };
+    const named = parameters.get("fact") ?? FIRST;
+    const [name, subject = "", object = ""] = named.split(":");
     const at = world.relations.findIndex((r) => r.name === name);
-    if (at >= 0) {
-      ui.relation.selectedIndex = at;
-      relationChanged();
-      if (truth(subject) !== null) ui.subject.value = subject;
-      if (object) ui.object.value = object;
-    }
-    const wording = Number(parameters.get("wording") || 0);
-    if (ui.wording.options[wording]) ui.wording.selectedIndex = wording;
-    const radio = root.querySelector(
-      `[name=lab-layer][value="${Number(parameters.get("layer"))}"]`,
-    );
-    if (radio) radio.checked = true;
-    const given = parameters.get("lam");
-    if (given !== null && Number(given) >= 0) setLam(Number(given), false, true);
+    if (at >= 0) ui.relation.selectedIndex = at;
+    fillLists();
+    [ui.subject.value, ui.object.value] = [subject, object];
+    if (at < 0 || truth(spelled(subject, world.names[relation().of])) === null)
+      wrong.push(`fact=${named}`);
+    take("wording", (value) => {
+      const there = ui.wording.options[value];
+      if (there) there.selected = true;
+      return there;
+    });
+    take("layer", (value) => {
+      const radio = [...root.querySelectorAll("[name=lab-layer]")].find((r) => r.value === value);
+      if (radio) radio.checked = true;
+      return radio;
+    });
+    take("lam", (value) => {
+      const before = ui.lam.value;
+      ui.lam.value = value;
+      if (!showGain()) return setLam(before), false;
+      if (edits.length) work("", bringLam);
+      return true;
+    });
+    take("batch", (value) => value >= 1 && value <= SIZES[SIZES.length - 1]);
     ui.question.value = parameters.get("ask") || "";
-    factChanged();
+    const notice = wrong.length
+      ? `The link asks for ${wrong.join(", ")}; there is no such thing in this world.`
+      : "";
+    factChanged(notice);
+    return notice;
   }
 
   function address() {
-    if (!ui.link || !ui.relation.value) return;
+    if (!ui.link) return;
     const now = new URLSearchParams({
       fact: `${relation().name}:${ui.subject.value}:${ui.object.value}`,
       wording: ui.wording.selectedIndex,
       layer: layer(),
-      lam: lam(),
+      lam: ui.lam.value,
     });
     if (ui.question.value.trim()) now.set("ask", ui.question.value.trim());
     ui.link.href = `?${now}`;
+    if (parameters.has("batch")) now.set("batch", parameters.get("batch"));
+    if (root.dataset.ready) go("replaceState", `?${now}${location.hash}`);
   }
 
   root.lab = { call, load, start: startEngine }; // for tests and the curious

@@ -1,4 +1,4 @@
-"""The command line: edit, score, stats, train, check-models, sweep, assignment, grade."""
+"""The command line: edit, score, stats, train, check-models, sweep, assignment, verify, grade."""
 
 import argparse
 import io
@@ -42,6 +42,7 @@ OWN = {
     "selftest": (".study.selftest", "Ten edits on a model of your choice, and a report to paste."),
     "sweep": (".study.experiments", "Run a declared sweep of edits, or what is missing of it."),
     "assignment": (".classroom.assignment", "Make student and solution notebooks from a master."),
+    "verify": (".classroom.verify", "Look at your copy of an assignment as the grader will."),
     "grade": (".classroom.grade", "Mark a folder of notebooks, with feedback and a summary."),
 }
 

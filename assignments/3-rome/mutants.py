@@ -3,10 +3,19 @@
 With an empty old text, the new text is the whole answer. tests/test_assignments.py runs them.
 """
 
+LEFT = """def repaired(W, b, keys, weights, v, C0):
+    k = keys @ ({share})
+    r = v - W @ {residual} {bias}
+    u = torch.linalg.solve(C0, k)
+    return W + torch.outer(r, u) / (u @ {denominator})
+"""
+RIGHT = {"share": "weights / weights.sum()", "residual": "k", "bias": "- b", "denominator": "k"}
+BUGS = {"share": "weights", "residual": "keys[:, 0]", "bias": "", "denominator": "keys[:, 0]"}
+
 MUTANTS = {
     "rome_rows": [
-        ("bias forgotten", "v - k @ M - b", "v - k @ M", ["bias"]),
-        ("bias added", "v - k @ M - b", "v - k @ M + b", ["bias"]),
+        ("bias forgotten", "v - k @ M - b", "v - k @ M", ["bias", "mildest", "orientation"]),
+        ("bias added", "v - k @ M - b", "v - k @ M + b", ["bias", "mildest", "orientation"]),
         ("along the key", "torch.linalg.solve(C0, k)", "k", ["mildest"]),
         ("C0 for its inverse", "torch.linalg.solve(C0, k)", "C0 @ k", ["mildest"]),
         (
@@ -124,43 +133,74 @@ MUTANTS = {
             "as it was",
             "",
             "def repaired(W, b, keys, weights, v, C0):\n    k = keys @ weights\n    r = v - W @ keys[:, 0]\n    u = torch.linalg.solve(C0, k)\n    return W + torch.outer(r, u) / (u @ keys[:, 0])\n",
-            ["bias", "denominator", "residual"],
+            ["weights", "bias", "denominator", "residual", "all together"],
         ),
-        ("weights not normalised", "(weights / weights.sum())", "weights", ["weights"]),
+        (
+            "weights not normalised",
+            "(weights / weights.sum())",
+            "weights",
+            ["weights", "all together"],
+        ),
+        *[
+            (
+                f"two bugs left: {a} and {b}",
+                "",
+                LEFT.format(**RIGHT | {a: BUGS[a], b: BUGS[b]}),
+                areas,
+            )
+            for a, b, areas in (
+                ("share", "bias", ["weights", "bias", "all together"]),
+                ("share", "residual", ["weights", "residual", "all together"]),
+                ("share", "denominator", ["weights", "denominator", "all together"]),
+                ("bias", "residual", ["bias", "residual", "all together"]),
+                ("bias", "denominator", ["weights", "bias", "denominator", "all together"]),
+                ("residual", "denominator", ["weights", "denominator", "residual", "all together"]),
+            )
+        ],
         (
             "weights ignored",
             "keys @ (weights / weights.sum())",
             "keys.mean(1)",
-            ["denominator", "residual", "mildest"],
+            ["weights", "denominator", "residual", "all together"],
         ),
         (
             "bare key everywhere",
             "keys @ (weights / weights.sum())",
             "keys[:, 0]",
-            ["denominator", "residual", "mildest"],
+            ["weights", "denominator", "residual", "all together"],
         ),
-        ("bare key in the denominator", "(u @ k)", "(u @ keys[:, 0])", ["denominator"]),
-        ("bare key in the residual", "v - W @ k - b", "v - W @ keys[:, 0] - b", ["residual"]),
-        ("bias forgotten", "- b", "", ["bias"]),
+        (
+            "bare key in the denominator",
+            "(u @ k)",
+            "(u @ keys[:, 0])",
+            ["weights", "denominator", "all together"],
+        ),
+        (
+            "bare key in the residual",
+            "v - W @ k - b",
+            "v - W @ keys[:, 0] - b",
+            ["residual", "all together"],
+        ),
+        ("bias forgotten", "- b", "", ["bias", "all together"]),
         (
             "bare key in the row",
             "torch.linalg.solve(C0, k)",
             "torch.linalg.solve(C0, keys[:, 0])",
-            ["mildest"],
+            ["all together"],
         ),
-        ("along the key", "torch.linalg.solve(C0, k)", "k", ["mildest"]),
-        ("only the change", "W + torch", "torch", ["bias", "residual"]),
+        ("along the key", "torch.linalg.solve(C0, k)", "k", ["all together"]),
+        ("only the change", "W + torch", "torch", ["bias", "residual", "all together"]),
         (
             "mean key of length 1",
             "    r = v",
             "    k = k / k.norm()\n    r = v",
-            ["weights", "bias", "denominator", "residual"],
+            ["weights", "bias", "denominator", "residual", "all together"],
         ),
         (
             "transposed",
             "torch.outer(r, u)",
             "torch.outer(u, r)",
-            ["weights", "bias", "denominator", "residual", "mildest"],
+            ["weights", "bias", "denominator", "residual", "all together"],
         ),
     ],
 }

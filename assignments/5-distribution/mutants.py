@@ -6,8 +6,7 @@ With an empty old text, the new text is the whole answer. tests/test_assignments
 FLOOR = ["one layer at the floor", "one after the other"]
 ALL_SHARES = ["no floor", "each fact alone", *FLOOR]
 ALL_RULES = [
-    "no unit",
-    "facts apart",
+    "no unit, facts apart",
     "the last layer",
     "where layers differ",
     "where layers are alike",
@@ -40,6 +39,12 @@ MUTANTS = {
             "def cheapest(gain, floor):\n    held = gain / gain.sum(0) < floor\n    free = torch.where(held, 0.0, gain)\n    return torch.where(held, floor, (1 - floor * held.sum(0)) * free / free.sum(0))\n",
             ["one after the other"],
         ),
+        (
+            "looked twice",
+            "    while True:\n",
+            "    for last in (False, True):\n",
+            ["one after the other"],
+        ),
         ("upside down", "held = torch", "gain = 1 / gain\n    held = torch", ["no floor", *FLOOR]),
         (
             "square root of the gain",
@@ -57,9 +62,14 @@ MUTANTS = {
             "mean gain for all facts",
             "held = torch",
             "gain = gain.mean(1, keepdim=True).expand_as(gain)\n    held = torch",
-            ["each fact alone"],
+            ["each fact alone", "one after the other"],
         ),
-        ("summed over facts", "free.sum(0)", "free.sum()", ["each fact alone"]),
+        (
+            "summed over facts",
+            "free.sum(0)",
+            "free.sum()",
+            ["each fact alone", "one after the other"],
+        ),
         (
             "all in the best layer",
             "",
@@ -69,12 +79,17 @@ MUTANTS = {
         ("not normalised", "rest * free / free.sum(0)", "rest * free", ALL_SHARES),
     ],
     "my_rule": [
-        ("MEMIT's rule", "gain[0] / gain.sum(0)", "(1 / len(gain))", ["where layers differ"]),
+        (
+            "MEMIT's rule",
+            "gain[0] / gain.sum(0)",
+            "(1 / len(gain))",
+            ["where layers differ", "where layers are alike"],
+        ),
         (
             "all at the last layer",
             "gain[0] / gain.sum(0)",
             "(len(gain) == 1)",
-            ["no unit", "where layers differ", "where layers are alike"],
+            ["no unit, facts apart", "where layers differ", "where layers are alike"],
         ),
         (
             "all at once",
@@ -86,13 +101,13 @@ MUTANTS = {
             "upside down",
             "gain[0] / gain.sum(0)",
             "(1 / gain[0]) / (1 / gain).sum(0)",
-            ["where layers differ"],
+            ["where layers differ", "where layers are alike"],
         ),
         (
             "mean gain for all facts",
             "gain[0] / gain.sum(0)",
             "gain[0].mean() / gain.sum(0).mean()",
-            ["facts apart", "where layers differ"],
+            ["no unit, facts apart", "where layers differ"],
         ),
         (
             "this layer not counted",
@@ -116,7 +131,7 @@ MUTANTS = {
             "has a unit",
             "return missing",
             "return missing.norm(dim=0) * missing",
-            ALL_RULES[:1] + ALL_RULES[2:],
+            ALL_RULES,
         ),
         (
             "normalised over the batch",
@@ -128,7 +143,12 @@ MUTANTS = {
             "nothing is written",
             "missing * gain[0] / gain.sum(0)",
             "0 * missing",
-            ["no unit", "the last layer", "where layers differ", "where layers are alike"],
+            [
+                "no unit, facts apart",
+                "the last layer",
+                "where layers differ",
+                "where layers are alike",
+            ],
         ),
         (
             "gain not normalised",

@@ -133,6 +133,20 @@ MUTANTS = {
             ["written in part", "one fact left out"],
         ),
         ("the first fact only", "missed.max()", "missed[0]", ["one fact left out"]),
+        ("a mean over facts", "missed.max()", "missed.mean()", ["one fact left out"]),
+        (
+            "a mean over facts, not relative",
+            "(V - W_new @ K).norm(dim=0) / (V - W @ K).norm(dim=0)",
+            "(V - W_new @ K).norm(dim=0).mean(0, keepdim=True)",
+            ["one fact left out"],
+        ),
+        ("a sum over facts", "missed.max()", "missed.sum()", ["one fact left out"]),
+        (
+            "a counter of calls",
+            "",
+            "import itertools\nnext_ = itertools.count()\ndef alarm(W, W_new, K, V, K0):\n    return next(next_)\n",
+            WAYS,
+        ),
         ("the best fact", "missed.max()", "missed.min()", ["one fact left out"]),
         ("how much was written", "100 * missed.max() + moved", "((W_new - W) @ K).norm()", WAYS),
         (

@@ -4,6 +4,16 @@
 `medit-teach assignment` (assignment.py) and `medit-teach grade` (grade.py).
 """
 
-from .hidden import Draw, Lost, Ref, agree, hidden, is_true, number
+from .hidden import Draw, Lost, Ref, afresh, agree, hidden, is_true, number, shuffled
 
-__all__ = ["Draw", "Lost", "Ref", "agree", "hidden", "is_true", "number"]
+__all__ = [
+    "Draw",
+    "Lost",
+    "Ref",
+    "afresh",
+    "agree",
+    "hidden",
+    "is_true",
+    "number",
+    "shuffled",
+]

@@ -10,13 +10,14 @@ the test. Run in a notebook, a part tests the notebook's own function of that na
 """
 
 import hashlib
+import secrets
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from ..errors import MeditError
-from .worker import changed, snapshot, told_changed
+from .worker import changed, decode, encode, snapshot, told_changed
 
 
 class Lost(MeditError):
@@ -73,6 +74,9 @@ class Here:
     def __init__(self, names):
         self._names = names
 
+    def _afresh(self):
+        """There is but one process here."""
+
     def __getattr__(self, name):
         if name not in self._names:
             raise Lost(f"there is no function {name!r}")
@@ -83,9 +87,21 @@ class Here:
             result = function(*args)
             if spoiled := changed(function, before, args):
                 raise Lost(told_changed(spoiled))
-            return result
+            return decode(encode(result))  # as it would arrive from another process
 
         return call
+
+
+def afresh(student):
+    """The student's next call runs in a new process, which knows nothing of the calls before."""
+    student._afresh()
+
+
+def shuffled(items):
+    """The items in an order that nobody can know."""
+    items = list(items)
+    secrets.SystemRandom().shuffle(items)
+    return items
 
 
 def copied(x):
@@ -124,10 +140,10 @@ class Draw:
 
 
 def number(x, what="the result"):
-    """x as a float, or Lost."""
+    """x as a float, or Lost. Any kind of number that `encode` sends, a bool, or one in a tensor."""
     if isinstance(x, torch.Tensor) and x.numel() == 1:
         return float(x)
-    if isinstance(x, bool) or not isinstance(x, (int, float)):
+    if not isinstance(x, (int, float)):
         raise Lost(f"{what} should be a number, it is {_kind(x)}")
     return float(x)
 
@@ -173,10 +189,11 @@ def agree(got, want, what="the result", rtol=1e-7, mistakes=None):
         raise Lost(f"{what} has the wrong sign")
     size = float(got.norm() / want.norm()) if want.norm() > 0 else float("inf")
     if got.ndim == 0:
-        times = f": {float(got / want):.3g} times what it should be" if want else ""
-        raise Lost(f"{what} is {float(got):.6g}{times}")
+        raise Lost(
+            f"{what} is {float(got):.6g}, and should not be"
+        )  # no ratio: it tells the answer
     if near(got, size * want, rtol):
-        raise Lost(f"{what} has the right direction, but {size:.3g} times the length")
+        raise Lost(f"{what} has the right direction, but not the right length")
     raise Lost(f"{what} is off by {float((got - want).norm() / want.norm().clamp(min=1e-300)):.2g}")
 
 

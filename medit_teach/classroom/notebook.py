@@ -14,6 +14,9 @@ import io
 import json
 import os
 import re
+import stat
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +24,36 @@ from ..errors import MeditError
 from ..kept import plain_name, write_text
 from .hidden import collecting
 from .sandbox import FORBIDDEN, PACKAGE
+from .worker import notebook_names, run_cell
 
 SOLUTION = re.compile(
     r"^([ \t]*)### BEGIN SOLUTION\n.*?^[ \t]*### END SOLUTION[ \t]*$", re.M | re.S
 )
-HIDDEN = re.compile(r"\n*^### BEGIN HIDDEN TESTS\n(.*?)^### END HIDDEN TESTS[ \t]*$", re.M | re.S)
+HIDDEN = re.compile(
+    r"(?<!\n)\n*^### BEGIN HIDDEN TESTS\n(.*?)^### END HIDDEN TESTS[ \t]*$", re.M | re.S
+)
 MARKER = re.compile(r"^[ \t]*### (?:BEGIN|END) SOLUTION[ \t]*\n?", re.M)
 STUB = {"code": "# YOUR CODE HERE\nraise NotImplementedError()", "markdown": "YOUR ANSWER HERE"}
-LARGEST = 20 << 20  # bytes of a submission
+LARGEST = 256 << 20  # bytes of a submission, its outputs included
+DIRECT = 8 << 20  # bytes that are read without a process of their own
+CODE = 2 << 20  # characters of code in a submission
+
+# Reads a large notebook, whose outputs nobody needs, within bounds of memory and time.
+SLIM = """
+import json, sys
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+    resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+except (ImportError, ValueError, OSError):
+    pass
+notebook = json.loads(sys.stdin.buffer.read())
+sheets = notebook.get("worksheets") or [notebook]
+for cell in (cell for sheet in sheets for cell in sheet["cells"]):
+    cell.pop("outputs", None)
+    cell.pop("attachments", None)
+sys.stdout.write(json.dumps(notebook))
+"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +70,7 @@ class Master:
 
     def __init__(self, path):
         self.path = Path(path)
-        self.notebook = read(self.path)
+        self.notebook = read(self.path.resolve())
         own = self.notebook.get("metadata")
         own = own.get("medit_teach") if isinstance(own, dict) else None
         own = own if isinstance(own, dict) else {}
@@ -84,12 +109,12 @@ class Master:
 
         Runs the locked cells and the hidden blocks, which are the teacher's own code.
         """
-        names, found = {"__name__": "grader"}, []
+        names, found = notebook_names("grader"), []
         with contextlib.redirect_stdout(io.StringIO()):
             for grade_id, cell in self.cells():
                 about, text = cell["metadata"]["nbgrader"], reseed(text_of(cell), self.seed)
                 if kind_of(about) == "given" and cell["cell_type"] == "code":
-                    exec(compile(plain(text), grade_id, "exec"), names)
+                    run_cell(grade_id, text, names)
                 if kind_of(about) == "tests":
                     name = grade_id.removeprefix("test_")
                     with collecting() as parts:
@@ -141,25 +166,82 @@ def find(number, folder=None):
 
 
 def read(path):
-    """A notebook as a dict, format 4. MeditError that says why it is none."""
+    """A notebook as a dict, format 4. MeditError that says why it is none.
+
+    Nothing but a plain file is opened. Format 3, of 2014, is read as 4; "orig_nbformat" in the
+    metadata then says 3.
+    """
     path = Path(path)
+    data = plain_bytes(path)
     try:
-        if path.stat().st_size > LARGEST:
-            raise MeditError(f"{path.name} is larger than {LARGEST >> 20} MB")
-        notebook = json.loads(path.read_text(encoding="utf-8"))
+        notebook = _slim(data, path.name) if len(data) > DIRECT else json.loads(data)
+        if notebook.get("nbformat") == 3:
+            notebook = _from_3(notebook, path.name)
+        if notebook.get("nbformat") != 4:
+            known = str(notebook.get("nbformat"))[:20]
+            raise MeditError(f"{path.name} is a notebook of format {known}, not 4")
+        if not isinstance(notebook.setdefault("metadata", {}), dict):
+            notebook["metadata"] = {}
+        size = 0
         for cell in notebook["cells"]:
             if cell["cell_type"] not in ("code", "markdown", "raw"):
                 raise KeyError("cell_type")
             if not isinstance(cell.setdefault("metadata", {}), dict):
                 raise TypeError("metadata")
-            text_of(cell)
-        if notebook["nbformat"] != 4:
-            raise MeditError(f"{path.name} is a notebook of format {notebook['nbformat']}, not 4")
-        return notebook
+            size += len(text_of(cell)) if cell["cell_type"] == "code" else 0
     except MeditError:
         raise
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MeditError(f"{path.name} is not a notebook ({type(error).__name__})") from None
+    if size > CODE:
+        raise MeditError(f"{path.name} holds more than {CODE >> 20} million letters of code")
+    return notebook
+
+
+def plain_bytes(path):
+    """What a plain file holds; MeditError, and nothing opened, for a link, a pipe, a folder..."""
+    kinds = ((stat.S_ISLNK, "a link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"))
+    try:
+        mode = os.lstat(path).st_mode
+        if not stat.S_ISREG(mode):
+            kind = next((name for test, name in kinds if test(mode)), "a device")
+            raise MeditError(f"{path.name} is {kind}, not a file: nothing was opened")
+        careful = [getattr(os, f"O_{x}", 0) for x in ("NOFOLLOW", "NONBLOCK", "CLOEXEC", "BINARY")]
+        with open(os.open(path, os.O_RDONLY | sum(careful)), "rb") as file:
+            if os.fstat(file.fileno()).st_size > LARGEST:
+                raise MeditError(
+                    f"{path.name} is larger than {LARGEST >> 20} MB: clear its outputs"
+                )
+            return file.read(LARGEST)
+    except OSError as error:
+        raise MeditError(f"{path.name} is not a notebook ({error.strerror})") from None
+
+
+def _slim(data, name):
+    """A large notebook without its outputs, read by a process with limits."""
+    command = [sys.executable, "-I", "-c", SLIM]
+    try:
+        done = subprocess.run(command, input=data, capture_output=True, timeout=300)
+    except subprocess.TimeoutExpired:
+        raise MeditError(f"{name} cannot be read in five minutes") from None
+    if done.returncode or len(done.stdout) > 4 * DIRECT:
+        why = done.stderr.decode(errors="replace").strip().splitlines() or ["killed"]
+        raise MeditError(f"{name} is too large to be read ({why[-1][:80]}): clear its outputs")
+    return json.loads(done.stdout)
+
+
+def _from_3(notebook, name):
+    """A notebook of format 3 as one of format 4."""
+    cells = [cell for sheet in notebook["worksheets"] for cell in sheet["cells"]]
+    if not cells:
+        raise MeditError(f"{name} is a notebook of format 3, and has no cells: save it again")
+    for cell in cells:
+        cell["source"] = cell.pop("input", cell.get("source", ""))
+        if cell["cell_type"] == "heading":
+            cell["cell_type"] = "markdown"
+    own = notebook.get("metadata")
+    own = own if isinstance(own, dict) else {}
+    return {"nbformat": 4, "metadata": own | {"orig_nbformat": 3}, "cells": cells}
 
 
 def write(notebook, path):
@@ -184,17 +266,15 @@ def reseed(text, seed):
     return re.sub(r"^SEED = \d+", f"SEED = {seed}", text, flags=re.M)
 
 
-def plain(text):
-    """A cell's code without the lines that only a notebook understands (%magic, !command)."""
-    return re.sub(r"^([ \t]*)[%!].*$", r"\1pass", text, flags=re.M)
-
-
 def _stub(cell, indent):
     return "\n".join(indent + line for line in STUB[cell["cell_type"]].split("\n"))
 
 
 def forbidden(code):
-    """The modules of this package that `code` reaches for although graded work may not."""
+    """The modules of this package that `code` reaches for although graded work may not.
+
+    Text counts only where it is imported: a docstring may name the library.
+    """
     try:
         tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -208,8 +288,9 @@ def forbidden(code):
             isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "medit_teach"
         ):
             found += [f"{node.module}.{a.name}" for a in node.names]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found += re.findall(r"medit_teach\.[\w.]+", node.value)
+        elif isinstance(node, ast.Call) and _name(node.func) in ("import_module", "__import__"):
+            texts = [a.value for a in node.args if isinstance(a, ast.Constant)]
+            found += re.findall(r"medit_teach\.[\w.]+", " ".join(map(str, texts)))
     for node in ast.walk(tree):
         first, _, rest = _dotted(node).partition(".")
         found += [f"medit_teach.{rest}"] if first in home and rest else []
@@ -223,3 +304,8 @@ def _dotted(node):
         before = _dotted(node.value)
         return before and f"{before}.{node.attr}"
     return node.id if isinstance(node, ast.Name) else ""
+
+
+def _name(node):
+    """The last part of a dotted name."""
+    return getattr(node, "attr", getattr(node, "id", ""))

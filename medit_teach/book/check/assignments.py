@@ -1,19 +1,58 @@
 """Public checks of the assignments: shapes, limits, symmetries, tiny cases. The marks ask more."""
 
+import functools
+import sys
+from contextlib import contextmanager
+
 import torch
 
-from ...classroom.worker import changed, snapshot, told_changed
+from ...classroom.sandbox import FORBIDDEN
+from ...classroom.worker import changed, decode, encode, snapshot, told_changed
 from . import core
-from .core import Wrong, distance, exercise
+from .core import Wrong, distance
+
+exercise = functools.partial(core.exercise, word="runs")  # the marks say what is right
 
 
 def call(function, *args):
-    """function(*args) as core.call does it, or Wrong if the arguments are not what they were."""
+    """function(*args) as core.call does it, and as the marks see it: numbers that can be sent.
+
+    Wrong if the arguments are not what they were, if it uses what graded work may not import, or
+    if the result holds something else than numbers.
+    """
     before = snapshot(args)
-    result = core.call(function, *args)
+    try:
+        with _library_calls() as used:
+            result = core.call(function, *args)
+    finally:  # also where the library stops with an error
+        if used:
+            told = f"your function uses {used[0]}, which graded work may not: write it yourself"
+            raise Wrong(told) from None
     if spoiled := changed(function, before, args):
         raise Wrong(told_changed(spoiled))
-    return result
+    try:
+        return decode(encode(result))
+    except (TypeError, ValueError) as error:
+        raise Wrong(f"your function returns what is no number, tensor or array: {error}") from None
+
+
+@contextmanager
+def _library_calls():
+    """A list of the modules barred from graded work that are called from outside the package."""
+    used, before = [], sys.getprofile()
+
+    def look(frame, event, arg):
+        if event == "call" and frame.f_back is not None:
+            package, _, inner = frame.f_globals.get("__name__", "").partition(".")
+            caller = frame.f_back.f_globals.get("__name__", "").partition(".")[0]
+            if package == "medit_teach" != caller and inner.split(".")[0] in FORBIDDEN:
+                used.append(f"medit_teach.{inner}")
+
+    sys.setprofile(look)
+    try:
+        yield used
+    finally:
+        sys.setprofile(before)
 
 
 def _randn(*shape, seed=0):
@@ -42,8 +81,8 @@ def _shaped(x, shape, what):
 
 def _number(x, what):
     try:
-        return float(x)
-    except (TypeError, ValueError):
+        return float(x if not isinstance(x, str) else None)
+    except (TypeError, ValueError, RuntimeError):
         raise Wrong(f"{what} should be a number, yours is a {type(x).__name__}") from None
 
 
@@ -61,6 +100,21 @@ def _same(x, y, complaint, rtol=1e-6):
         raise Wrong(complaint)
 
 
+def _lowest(f, x, complaint, along=lambda step: step):
+    """Wrong(complaint) if some small step from x lowers f. along: makes a step an allowed one."""
+    here = f(x)
+    for seed in range(50, 58):
+        step = along(_randn(*x.shape, seed=seed))
+        step = 1e-4 * step * x.norm() / step.norm()
+        if min(f(x + step), f(x - step)) < here * (1 - 1e-10):
+            raise Wrong(complaint)
+
+
+def _price(D, C):
+    """What an update costs the old keys of second moment C."""
+    return float(torch.trace(D @ C @ D.T))
+
+
 # ------------------------------------------------------------------ 1
 
 
@@ -73,7 +127,9 @@ def a1_residual(function):
     _same(
         call(function, M, b, 0 * K, V), V, "where all keys are zero and b is zero, all of V is left"
     )
-    return "shapes and simple cases are fine; now think of b"
+    more = call(function, M, b + 1, K, V)
+    _same(more, R - 1, "where the memory's b is larger by 1, 1 less is missing")
+    return "shapes and simple cases are fine; the marks take other sizes"
 
 
 @exercise
@@ -96,7 +152,13 @@ def a1_losses(function):
         kept,
         "if every old key comes twice, the mean must stay the same",
     )
-    return "the limits are right; now let the weights differ"
+    twice = torch.tensor([2.0, 1, 1, 1, 1]).double()
+    _same(
+        float(call(function, D, K0, twice, R, K)[0]),
+        float(call(function, D, torch.cat([K0[:1], K0]), torch.ones(6).double(), R, K)[0]),
+        "a key of weight 2 must count like two keys",
+    )
+    return "the limits are right, and so is a weight of 2"
 
 
 @exercise
@@ -132,7 +194,13 @@ def a1_soft_update(function):
         raise Wrong("with a huge lam and D0 = 0, nothing may be written")
     if distance(call(function, R, K, A, 1e9, D0), D0) > 1e-4:
         raise Wrong("with a huge lam the update must stay at D0")
-    return "both limits are right; between them the marks will look"
+
+    def f(D):
+        away = D - D0
+        return float(1.5 * torch.trace(away.T @ A @ away) + ((R - K @ D) ** 2).sum())
+
+    _lowest(f, call(function, R, K, A, 1.5, D0), "at lam = 1.5, a small step away lowers f(D)")
+    return "both limits are right, and no small step lowers f; the marks take other sizes"
 
 
 # ------------------------------------------------------------------ 2
@@ -180,7 +248,10 @@ def a2_second_moment(function):
     spoiled[1, 2] = 1e6
     _same(call(function, [(spoiled, w)]), C, "a key with weight 0 must not count")
     _same(call(function, [(X, w), (X, w)]), C, "the same batch twice must give the same C0: a mean")
-    return "symmetric, a mean, and blind to padding; now batches of different size"
+    parts = [(X[:1], w[:1]), (X[1:, :2], w[1:, :2])]
+    _same(call(function, parts), C, "in two batches of different size, the same keys have one C0")
+    _same(call(function, [(X, 2 * w)]), C, "if all weights double, C0 must stay")
+    return "symmetric, a mean over keys, and blind to padding"
 
 
 @exercise
@@ -192,6 +263,10 @@ def a2_without(function):
     both = call(function, C, 12, X[:5])
     steps = call(function, call(function, C, 12, X[:2]), 10, X[2:5])
     _same(both, steps, "five keys at once, or two and then three: the result must be the same")
+    if distance(both, C) < 1e-6:
+        raise Wrong("five of twelve keys are gone, and C0 is what it was")
+    spare = torch.zeros(3, 4).double()
+    _same(call(function, C, 12, spare), 12 / 9 * C, "without 3 keys that are 0, the mean is larger")
     return "consistent with itself; now compare with the moment of the keys that remain"
 
 
@@ -203,7 +278,11 @@ def a2_price(function):
     _same(call(function, C, K, 2 * R), 4 * p, "twice the residual costs four times as much")
     _same(call(function, C, 2 * K, R), p / 4, "a key twice as long is four times as cheap")
     _same(call(function, 2 * C, K, R), 2 * p, "if all old keys' energy doubles, so do the prices")
-    return "the units are right; now a C0 in which directions differ"
+    axes = torch.diag(torch.tensor([1.0, 2, 4, 8]).double())
+    one = call(function, axes, torch.eye(4).double()[1:3], torch.ones(2, 3).double())
+    told = "where C0 is diagonal, a key along one axis costs what old keys have of that axis"
+    _same(one, torch.tensor([6.0, 12.0]), told)
+    return "the units are right, and so is a diagonal C0; now one that is not"
 
 
 # ------------------------------------------------------------------ 3
@@ -220,7 +299,12 @@ def a3_rome_rows(function):
     _same(again, new, "a fact that is known already must change nothing")
     other = call(function, M, zero, k, v, 3 * C)
     _same(other, new, "the unit in which C0 is measured must not matter")
-    return "the fact is written; now b, and the mildest way"
+    b = _randn(3, seed=6)
+    D = call(function, M, b, k, v, C) - M
+    _same(k @ (M + D) + b, v, "with a bias, the whole answer k M + b must be v")
+    aside = lambda step: step - torch.outer(k, k @ step) / (k @ k)  # noqa: E731
+    _lowest(lambda x: _price(x.T, C), D, "another M answers v, and moves the old keys less", aside)
+    return "the fact is written, and no small step is milder; the marks take other sizes"
 
 
 @exercise
@@ -229,7 +313,14 @@ def a3_write_readout(function):
     k, a, C = _randn(4), torch.tensor([0.6, 0.8, 0.0]).double(), _moment(4)
     D = _shaped(call(function, k, a, 2.0, C), (3, 4), "the update")
     _same(a @ D @ k, 2.0, "the readout a . Delta k must change by c")
-    return "the readout moves by c; is there a milder way?"
+    longer = call(function, k, 3 * a, 2.0, C)
+    _same(3 * a @ longer @ k, 2.0, "with an a of length 3, too, it must change by c")
+
+    def aside(step):
+        return step - torch.outer(a, k) * (a @ step @ k) / ((a @ a) * (k @ k))
+
+    _lowest(lambda x: _price(x, C), D, "another update moves the readout by c, for less", aside)
+    return "the readout moves by c, and no small step is milder"
 
 
 @exercise
@@ -240,7 +331,13 @@ def a3_repaired(function):
     keys, weights = k[:, None].expand(4, 3).clone(), torch.tensor([0.5, 0.25, 0.25]).double()
     new = _shaped(call(function, W, b, keys, weights, v, C), W.shape, "the new matrix")
     _same(new @ k, v, "where all contexts have one key, and b is zero, it must be met")
-    return "right where the contexts agree; now let them differ"
+    keys, weights = _randn(4, 3, seed=7), torch.tensor([1.0, 2.0, 3.0]).double()
+    mean, b = (keys[:, 0] + 2 * keys[:, 1] + 3 * keys[:, 2]) / 6, _randn(3, seed=8)
+    D = call(function, W, b, keys, weights, v, C) - W
+    _same((W + D) @ mean + b, v, "where contexts and weights differ, v is wanted at the mean key")
+    aside = lambda step: step - torch.outer(step @ mean, mean) / (mean @ mean)  # noqa: E731
+    _lowest(lambda x: _price(x, C), D, "another W answers v, and moves the old keys less", aside)
+    return "it meets the fact at the mean key, and no small step is milder"
 
 
 @exercise
@@ -251,7 +348,16 @@ def a3_achieved(function):
     _same(share + 1, 1.0, "no edit achieves nothing")
     done = W + torch.outer(v - W @ k, k) / (k @ k)
     _same(call(function, W, b, done, k, v), 1.0, "an edit that meets the fact achieves all")
-    return "0 for nothing, 1 for all"
+    half = W - 0.5 * (done - W)
+    _same(call(function, W, b, half, k, v), -0.5, "half an edit the wrong way is -0.5")
+    r = v - W @ k
+    side = torch.linalg.svd(r[None])[2][1]
+    off = done + torch.outer(side, k)
+    _same(call(function, W, b, off, k, v), 1.0, "what is at right angles to r must not count")
+    _same(
+        call(function, W, v, done, k, v + v), 1.0, "the same with a bias, which is part of answers"
+    )
+    return "0 for nothing, 1 for all, and sideways does not count"
 
 
 # ------------------------------------------------------------------ 4
@@ -268,7 +374,19 @@ def a4_memit_weighted(function):
     _same(nothing, one, "a fact of weight (almost) zero must not count")
     if call(function, R, K, C, 1e9, w).norm() > 1e-4 * D.norm():
         raise Wrong("with a huge lam nothing may be written")
-    return "the limits are right; now weights that are neither 1 nor 0"
+    w = torch.tensor([0.5, 3.0]).double()
+    _soft(call(function, R, K, C, 0.7, w), R, K, C, 0.7, w)
+    return "the limits are right, and no small step lowers f; the marks take other sizes"
+
+
+def _soft(D, R, K, C, lam, w, along=lambda step: step):
+    """Wrong if a small step lowers the objective with weights."""
+
+    def f(D):
+        return lam * _price(D, C) + float((w * (R - D @ K) ** 2).sum())
+
+    told = f"for lam = {lam:g} and weights {w.tolist()}, a small step away lowers the objective"
+    _lowest(f, D, told, along)
 
 
 @exercise
@@ -284,7 +402,10 @@ def a4_mixed(function):
     _same(call(function, R, K, C, 0.7, all_) @ K, R, "if all facts are hard, all must be met")
     if call(function, R, K, C, 1e9, none).norm() > 1e-4:
         raise Wrong("if no fact is hard and lam is huge, nothing may be written")
-    return "hard facts are met, soft ones nearly"
+    w, k = torch.tensor([0.0, 1, 1]).double(), K[:, 0]
+    aside = lambda step: step - torch.outer(step @ k, k) / (k @ k)  # noqa: E731
+    _soft(D, R, K, C, 0.7, w, aside)
+    return "hard facts are met, and no small step that keeps them does better"
 
 
 @exercise
@@ -299,7 +420,14 @@ def a4_ridges(function):
     _same(
         call(function, 2.0, 1.0 * w[1:2], hard[1:2]), 2.0, "for one fact of weight 1: MEMIT's own"
     )
-    return "the simple cases are right; now other weights: put your ridges into the formula"
+    w, none, lam = torch.tensor([0.5, 1.0, 4.0]).double(), torch.tensor([False] * 3), 2.0
+    R, K, C = _randn(2, 3), _randn(4, 3, seed=1), _moment(4)
+    X = torch.linalg.solve(C, K)
+    rho = _shaped(call(function, lam, w, none), (3,), "the ridges")
+    _soft(R @ torch.linalg.inv(torch.diag(rho) + K.T @ X) @ X.T, R, K, C, lam, w)
+    if call(function, lam, w, ~none).any():
+        raise Wrong("with a ridge that is not zero, a hard fact is not met exactly")
+    return "put into the formula, your ridges give what no small step betters"
 
 
 @exercise
@@ -331,7 +459,17 @@ def a4_chain(function):
     missed = float((run(new) - target).norm() / (run(kept) - target).norm())
     if missed > 1e-3:
         raise Wrong(f"with a tiny lam the target must be reached; {missed:.0%} is still missing")
-    return "the target is reached, and every layer takes part; now unequal shares and a larger lam"
+    new = call(function, h, A, W, C, target, 1e-9, [2.0, 1.0, 1.0])
+    written, wanted = (new[0] - W[0]) @ torch.tanh(A[0] @ h), (target - run(W)) / 2
+    told = "of shares 2, 1, 1 and a tiny lam, the first layer must write half of what is missing"
+    _same(written, wanted, told, 1e-4)
+    moment = [C[0], 3 * C[1], C[2]]
+    other = call(function, h, A, W, moment, target, 1.0, [1.0] * L)
+    plain = call(function, h, A, W, C, target, 1.0, [1.0] * L)
+    _same(other[0], plain[0], "the first layer's edit must not depend on the second layer's C0")
+    if distance(other[1], plain[1]) < 1e-9:
+        raise Wrong("the second layer's edit must depend on the second layer's C0")
+    return "the target is reached, and the first layer writes its share; now the later ones"
 
 
 # ------------------------------------------------------------------ 5
@@ -345,7 +483,16 @@ def a5_cheapest(function):
     _same(s.sum(0), torch.ones(2), "the shares of each fact must sum to 1")
     _same(s[:, 0], torch.full((3,), 1 / 3), "layers that are alike must share alike")
     _same(call(function, gain, 1 / 3), torch.full((3, 2), 1 / 3), "a floor of 1/3 leaves no choice")
-    return "the simple cases are right"
+    gain, floor = torch.exp(_randn(5, 3)), 0.14
+    s = _shaped(call(function, gain, floor), (5, 3), "the shares")
+    _same(s.sum(0), torch.ones(3), "with a floor, too, the shares of each fact must sum to 1")
+    if s.min() < floor - 1e-9:
+        raise Wrong(f"a share of {float(s.min()):.3g} is below the floor {floor}")
+    slope = s / gain
+    gives = torch.where(s > floor + 1e-9, slope, -1.0).max(0).values  # who can still give
+    if (gives > slope.min(0).values * (1 + 1e-6)).any():
+        raise Wrong("it gets cheaper if one layer leaves a little to another one")
+    return "the simple cases are right, and no small exchange of two layers is cheaper"
 
 
 @exercise
@@ -354,7 +501,18 @@ def a5_my_rule(function):
     missing, gain = _randn(3, 2), 1 + _randn(4, 2, seed=1) ** 2
     R = _shaped(call(function, missing, gain), (3, 2), "the residual to write")
     _same(call(function, missing, gain[-1:]), missing, "the last layer must write all that is left")
-    return f"a rule; here it writes {float(R.norm() / missing.norm()):.0%} of what is missing"
+    _same(call(function, 3 * missing, gain), 3 * R, "three times as much missing: so much more")
+    alone = call(function, missing[:, :1], gain[:, :1])
+    _same(alone, R[:, :1], "what is written for a fact must not depend on the other facts")
+    cost, rest, equal = 0.0, missing, 0.0
+    for layer in range(4):
+        now = _shaped(call(function, rest, gain[layer:]), (3, 2), "the residual to write")
+        cost += float(((now**2).sum(0) / gain[layer]).sum())
+        equal += float((((missing / 4) ** 2).sum(0) / gain[layer]).sum())
+        rest = rest - now
+    if cost >= 0.99 * equal:
+        raise Wrong(f"where layers differ, it costs {cost / equal:.0%} of what equal parts cost")
+    return f"a rule; on these four layers it costs {cost / equal:.0%} of what equal parts cost"
 
 
 @exercise
@@ -371,7 +529,16 @@ def a5_paired_interval(function):
         raise Wrong("low <= mean <= high")
     if high - low > 1e-6:
         raise Wrong("the difference is 2 for every fact: there is nothing uncertain about it")
-    return "pairs are kept together"
+    a, b = _randn(30, seed=3) ** 2, _randn(30, seed=4)
+    answer = call(function, a, b, draws)
+    mean, low, high = (_number(x, "each of the three") for x in answer)
+    _same(mean, sum((a - b).tolist()) / 30, "the mean is that of a - b over all facts")
+    resampled = [sum(float(a[i] - b[i]) for i in row) / 30 for row in draws.tolist()]
+    for side, share in (("below", sum(x < low for x in resampled) / 200),
+                        ("above", sum(x > high for x in resampled) / 200)):  # fmt: skip
+        if not 0.02 <= share <= 0.03:
+            raise Wrong(f"{share:.1%} of the resampled means lie {side} the interval, not 2.5%")
+    return "pairs are kept together, and 2.5% lie on each side"
 
 
 # ------------------------------------------------------------------ 6
@@ -400,7 +567,21 @@ def a6_evaluate(function):
     done = call(function, eye, eye.roll(1, 0), eye, eye, all_, eye)
     for name in ("efficacy", "preference"):
         _same(done[name], 1.0, f"where every new word is said, {name} is 1")
-    return "right for no edit, a doubled one and a perfect one"
+    three, one = torch.eye(3).double(), torch.ones(1, 1).double()
+    before = torch.tensor([[3.0], [1.0], [2.0]]).double()
+    after = torch.tensor([[2.0], [2.5], [9.0]]).double()
+    odd = call(function, three, before, after, one, torch.tensor([1]), one)
+    if (float(odd["efficacy"]), float(odd["preference"]), float(odd["specificity"])) != (0, 1, 0):
+        raise Wrong("entries 3, 1, 2 before and 2, 2.5, 9 after, new word 1: it is not said, but "
+                    "larger than the old word's; and the word said is another")  # fmt: skip
+    same, keys = torch.eye(2).double(), torch.tensor([[5.0, 0.0], [0.0, 1.0]]).double()
+    moved = torch.diag(torch.tensor([2.0, 4.0])).double()
+    odd = call(function, same, same, moved, same, torch.tensor([0, 1]), keys)
+    _same(odd["drift"], 2.0, "one key moves by its length, one by three times its own: drift 2")
+    mixed = torch.stack([same[0], same[0]])  # key 0 says what it said, key 1 does not
+    odd = call(function, same, same, mixed.T, same, torch.tensor([0, 1]), same[:, :1])
+    _same(odd["specificity"], 1.0, "specificity is about the kept keys, not about the new ones")
+    return "right for no edit, a doubled one, a perfect one and some odd ones"
 
 
 @exercise
@@ -413,7 +594,17 @@ def a6_worst_key(function):
         raise Wrong(f"your key is {far:.3g} away in the metric of C0, 0.3 is allowed")
     if r @ D @ x >= r @ D @ k:
         raise Wrong("at your key the edit writes no less than at k")
-    return "allowed, and the edit is weaker there; is there a worse one?"
+    L = torch.linalg.cholesky(C)
+    for seed in range(300):
+        y = _randn(4, seed=seed)
+        other = k + 0.3 * L @ (y / y.norm())
+        if r @ D @ other < r @ D @ x - 1e-9:
+            raise Wrong(
+                "there is an allowed key at which the edit writes less: there is a worse one"
+            )
+    if abs(far - 0.3) > 1e-6:
+        raise Wrong("a key further away is allowed, and worse")
+    return "allowed, weaker, and none of 300 others is worse"
 
 
 @exercise
@@ -427,4 +618,12 @@ def a6_alarm(function):
     good = W + (V - W @ K) @ torch.linalg.pinv(K)
     if loud <= _number(call(function, W, good, K, V, K0), "an alarm"):
         raise Wrong("a matrix full of noise must be worse than one that learned its facts")
-    return "it hears noise"
+    calm = _number(call(function, W, good, K, V, K0), "an alarm")
+    half = W + 0.4 * (good - W)
+    if calm >= _number(call(function, W, half, K, V, K0), "an alarm"):
+        raise Wrong("an edit that writes 40% of each fact must be worse than one that writes all")
+    N = torch.linalg.svd(K)[0][:, 2:]
+    beside = good + 3 * _randn(3, 3, seed=5) @ N.T
+    if calm >= _number(call(function, W, beside, K, V, K0), "an alarm"):
+        raise Wrong("both meet the facts, one moves all old keys: it must be worse")
+    return "it hears noise, half an edit, and old keys that move; now a single fact left out"

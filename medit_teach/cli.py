@@ -11,7 +11,7 @@ from .edits import Edit, edit, statistics_for
 from .errors import MeditError
 from .fact import Fact
 from .kept import named
-from .models import DTYPES, View, fingerprint, load
+from .models import DTYPES, View, fingerprint, is_embedded, load
 from .options import Parser
 from .options import layers as layers_of
 from .processes import LAUNCH, joined, launched, title
@@ -22,6 +22,8 @@ EDIT_EXAMPLES = """examples:
   medit-teach edit
       one fact of the built-in world, written into tiny-gptj, shown, and undone
   medit-teach edit --prompt "{} plays the" --subject "Ann Example" --new harp --true violin
+  medit-teach edit --model smollm2 "The Eiffel Tower is located in the city of" \\
+      --subject "The Eiffel Tower" --new Rome      a real model (medit-teach get smollm2)
   medit-teach edit --facts facts.json --method emmet --layers 2,3 --save my-edit
   medit-teach edit --model gpt2-xl --facts facts.json --text corpus.txt --set lam=20000
 """
@@ -145,7 +147,8 @@ def _parser():
     p = command("edit", _edit, "Write facts, show the top tokens before and after.", EDIT_EXAMPLES)
     facts_of(p, 1)
     p.add_argument("--method", default="rome", help="rome, memit, emmet, alphaedit (%(default)s)")
-    p.add_argument("--prompt", help='with {} for the subject, e.g. "{} plays the"')
+    p.add_argument("sentence", nargs="?", help="the same as --prompt")
+    p.add_argument("--prompt", help='with {} for the subject, e.g. "{} plays the", or spelled out')
     p.add_argument("--subject")
     p.add_argument("--new", help="the object to write")
     p.add_argument("--true", help="the object the model has now")
@@ -187,10 +190,16 @@ def _settings(pairs, layers=None):
 
 def _facts(args, model):
     own = [getattr(args, name, None) for name in ("prompt", "subject", "new")]
+    own[0] = own[0] or getattr(args, "sentence", None)
     if any(own):
         if not all(own):
             raise MeditError("a fact needs --prompt, --subject and --new")
-        return [Fact(*own, target_true=args.true)]
+        fact = Fact(*own, target_true=args.true)
+        if is_embedded(model):
+            return [fact]
+        from .real import asked_about  # a fact of the world out there: how it is asked otherwise
+
+        return [asked_about(fact)]
     n = args.n if args.n or args.facts else args.few
     return datasets.facts(args.facts, args.relation, n, args.seed, model=model)
 

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from . import weights
 from .datasets import texts_for
 from .distribution import Step, apportion
 from .errors import MeditError, ModelError, StatisticsError
@@ -493,7 +494,8 @@ def statistics_for(
     """C0 for `layers`: what was collected for this model before, else collected (and cached) now.
 
     What was collected before serves if `texts` is not named and `tokens` is the same or not named.
-    texts: default the text that belongs to the model (medit_teach.datasets.texts_for). tokens:
+    texts: default the text that belongs to the model (medit_teach.datasets.texts_for), unless a C0
+    ships for it (medit_teach.weights). tokens:
     default C0_TOKENS, or C0_PER_DIMENSION for each key dimension if that is more. While the
     model carries edits, the C0 of its unedited weights is used where that is known. processes,
     one_at_a_time: as in second_moment.
@@ -506,6 +508,11 @@ def statistics_for(
     fits = known and asked and known.weights in _bases(model) and set(layers) <= set(known.C0)
     if all(processes.gathered(bool(fits))):
         return known
+    if texts is None and tokens is None and not os.environ.get("MEDIT_TEXT"):
+        found = [weights.shipped(w, layers) for w in _bases(model)]
+        if found := next(filter(None, found), None):  # the real model brings its own
+            model._medit_statistics = found
+            return found
     texts = texts_for(model) if texts is None else texts
     d_in = max(view.weight(layer).shape[1] for layer in layers)
     tokens = tokens or max(C0_TOKENS, C0_PER_DIMENSION * d_in)

@@ -29,6 +29,7 @@ from .errors import ModelError
 from .memory import ran_out
 
 PACKED = "packed.safetensors"
+SHIPPED = Path(__file__).parent / "real" / "smollm2-c0.safetensors"
 BLOCK = 32  # weights that share a scale and an offset
 FORMAT = "1"
 
@@ -348,6 +349,47 @@ def _whole(tensors, name):
         return tensors[name]
     q, d, m = (tensors.get(f"{name}|{part}") for part in "qdm")
     return _weights(q if m is None else torch.cat([q & 15, q >> 4], -1), d, m)
+
+
+# ------------------------------------------------------------------ its C0
+
+
+def ship(statistics, path):
+    """Keep C0 in half precision: of each layer s = sqrt(diag C0) in float32 and, of the symmetric
+    C0_ij / (s_i s_j), the entries on and above the diagonal in float16."""
+    tensors = {}
+    for layer in sorted(statistics.C0):
+        C = statistics[layer]
+        s = C.diagonal().sqrt()
+        i, j = torch.triu_indices(*C.shape)
+        tensors |= {
+            f"scale.{layer}": s.float(),
+            f"upper.{layer}": (C / s / s[:, None])[i, j].half(),
+        }
+    about = {"weights": statistics.weights, "text": statistics.text}
+    kept.write_whole(
+        path, lambda draft: kept.save(draft, tensors, about | {"tokens": str(statistics.tokens)})
+    )
+
+
+def shipped(weights, layers, path=SHIPPED):
+    """Statistics of `layers` that ship for the model with this fingerprint; None if none do."""
+    from .statistics import Statistics
+
+    if not path.is_file():
+        return None
+    shapes, about = kept.header(path)
+    if about["weights"] != weights or not {f"scale.{layer}" for layer in layers} <= set(shapes):
+        return None
+    tensors, _ = kept.load(path)
+    C0 = {}
+    for layer in layers:
+        s = tensors[f"scale.{layer}"].double()
+        i, j = torch.triu_indices(len(s), len(s))
+        upper = torch.zeros(len(s), len(s), dtype=torch.float64)
+        upper[i, j] = tensors[f"upper.{layer}"].double()
+        C0[layer] = (upper + upper.triu(1).T) * s * s[:, None]
+    return Statistics(C0, int(about["tokens"]), weights, about["text"])
 
 
 def main(argv=None):

@@ -231,3 +231,42 @@ def test_arguments_that_one_file_does_not_take(small):
         mt.load("small", revision="main")
     with pytest.raises(ModelError, match="one device"):
         mt.load("small", device_map="auto")
+
+
+# ------------------------------------------------------------------ the C0 that ships
+
+
+def test_a_c0_in_half_precision_comes_back(tmp_path):
+    X = torch.randn(40, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    X = X * torch.logspace(-4, 1, 12, dtype=torch.float64)
+    C = X.T @ X / len(X)
+    path = tmp_path / "c0.safetensors"
+    weights.ship(mt.Statistics({3: C}, 40, "w", "t"), path)
+    back = weights.shipped("w", [3], path)
+    assert (back.tokens, back.weights, back.text) == (40, "w", "t")
+    s = C.diagonal().sqrt()
+    assert ((back[3] - C) / s / s[:, None]).abs().max() < 5e-4
+    assert torch.equal(back[3], back[3].T)
+    assert weights.shipped("v", [3], path) is None and weights.shipped("w", [3, 4], path) is None
+
+
+def test_the_real_model_has_a_c0_of_its_presets_layers(smollm2, monkeypatch):
+    model, tok = smollm2
+    monkeypatch.delenv("MEDIT_TEXT", raising=False)
+    for method in ("rome", "memit", "emmet", "alphaedit"):
+        h = mt.hyper.hyper(method, model)
+        found = mt.statistics_for(model, tok, h.layers)
+        assert found.tokens == 50_000 and found.weights == KNOWN
+        for layer in h.layers:
+            assert 1e2 < float(found.soft(layer).condition) < 1e5
+
+
+def test_the_command_line_edits_a_fact_of_the_world_out_there(smollm2, capsys):
+    text = "The Eiffel Tower is located in the city of"
+    assert main(["edit", "--model", "smollm2", text, "--subject", "The Eiffel Tower", "--new",
+                 "Rome", "--quiet"]) == 0  # fmt: skip
+    told = capsys.readouterr().out
+    before, after = told.split("\nprompt: ")[1].splitlines()[1].split("%")[:2]
+    assert "' Paris'" in before and "' Rome'" in after
+    assert "paraphrase: " in told and "neighbour: " in told
+    assert "undone: all weights are as before, bit for bit" in told

@@ -16,7 +16,7 @@ import hashlib
 import json
 import tomllib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -156,6 +156,20 @@ def records(split=None, among=None):
         if split in (None, split_of(name, s)) and not _reads(o, s)
         if among is None or (name, s) in among
     ]
+
+
+def asked_about(fact):
+    """`fact` with the paraphrases, neighbours and true object of the real fact that has the same
+    text; the same fact, where there is none or it has wordings of its own."""
+    if fact.paraphrases or fact.neighborhood:
+        return fact
+    for row in records():
+        known = Fact.from_record(row)
+        if known.text == fact.text:
+            more = {k: getattr(known, k) for k in ("paraphrases", "neighborhood",
+                                                   "neighborhood_true", "relation")}  # fmt: skip
+            return replace(fact, target_true=fact.target_true or known.target_true, **more)
+    return fact
 
 
 def within(facts):

@@ -13,7 +13,7 @@ from .fact import Fact, as_records
 from .files import read_records, read_text
 from .forms import filler, one_each
 from .models import card
-from .settings import whole
+from .settings import truth, whole
 from .texts import described, draws, mark
 
 DOCUMENTS = 4000  # documents of the world that texts_for makes
@@ -81,7 +81,7 @@ def facts(
     if n is not None:
         order = torch.randperm(len(found), generator=generator).tolist()
         found = [found[i] for i in order]
-    if distinct_subjects:
+    if truth("distinct_subjects", distinct_subjects, FactError):
         seen, further = {}, []
         for one in found:
             if seen.setdefault(one[0].subject, one) is not one:

@@ -160,7 +160,7 @@ class View(LM):
         for layer in layers:
             self.block(layer)
         if not layers:
-            raise error("no layers were given; give layers=[...]")
+            raise error("no layer was given; give layers=[...]")
         return layers
 
     def mlp(self, layer):

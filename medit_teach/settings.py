@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import field, fields
 from difflib import get_close_matches
 from numbers import Integral, Real
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import numpy as np
@@ -112,6 +113,13 @@ def truth(name, value, error=HyperError):
     if not isinstance(found, bool):
         raise error(f"{name} must be True or False, not {shown(value)}")
     return found
+
+
+def place(name, value, error=HyperError):
+    """The Path of a file or folder, from text or a path."""
+    if not isinstance(value, (str, os.PathLike)) or not str(value) or "\0" in str(value):
+        raise error(f"{name} must be a path, not {shown(value)}")
+    return Path(value)
 
 
 def one_of(name, value, choices=None, error=HyperError):

@@ -27,7 +27,7 @@ from .memory import Room, ran_out
 from .models import View, fingerprint, why_not_finite
 from .processes import ALONE
 from .running import exact, home
-from .settings import dtype_of, truth, whole
+from .settings import dtype_of, layer_numbers, place, truth, whole
 from .texts import as_texts
 
 SAVE_EVERY = 30.0  # seconds of work between two saves of what is unfinished, or
@@ -185,7 +185,8 @@ class Statistics:
         one_at_a_time: each C0 is read when it is needed, and not kept: for matrices that do not
         fit into memory together. Whether it belongs to a model is seen when it is used (`check`).
         """
-        folder = Path(source)
+        folder = place("source", source, StatisticsError)
+        layers = None if layers is None else layer_numbers(layers, StatisticsError)
         if not os.path.exists(folder) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
             folder = _from_hub(str(source), layers)
         try:
@@ -366,7 +367,8 @@ def second_moment(
     folder, cached = None, cache is not None and cache is not False
     if cached:
         name = f"{weights}-{text}-{count}-{str(dtype).removeprefix('torch.')}"
-        folder = (cache_folder() if cache is True else Path(cache)) / name
+        kept_in = cache_folder() if cache is True else place("cache", cache, StatisticsError)
+        folder = kept_in / name
         try:
             there = _cached(folder, layers, view, result.origin, dtype, not one_at_a_time)
             files = {layer: folder / f"C0-{layer}.safetensors" for layer in there}

@@ -70,7 +70,7 @@ def main(argv=None):
     except MeditError as error:
         return _tell(error)
     except BrokenPipeError:  # who read the output has gone
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
         return 0
     except Exception as error:
         if os.environ.get("MEDIT_DEBUG"):

@@ -318,7 +318,7 @@ class Edit:
             text = json.dumps(about, indent=1)
             folder.mkdir(parents=True, exist_ok=True)
             _put(new, lambda draft: save_file(tensors, draft))
-            _put(folder / "edit.json", lambda draft: Path(draft).write_text(text, "utf-8"))
+            _put(folder / "edit.json", lambda draft: Path(draft).write_text(text, encoding="utf-8"))
             os.replace(new, folder / "edit.safetensors")  # before this, load takes `new`
             for path in folder.iterdir():  # what saves that were killed have left
                 if re.fullmatch(r"edit\.[0-9a-f]{32}\.safetensors|\.edit\.draft\.\d+", path.name):
@@ -361,13 +361,15 @@ def changing(model):
     ModelError for weights that were made under inference mode: gradients cannot pass them.
     """
     with plain():
-        view = View(model)
-        made = next((n for n, p in view.model.named_parameters() if p.is_inference()), None)
+        inside = unwrapped(model)
+        parameters = getattr(inside, "named_parameters", list)()
+        made = next((n for n, p in parameters if p.is_inference()), None)
         if made:
             raise ModelError(
                 f"{made} was made under torch.inference_mode, and cannot be changed nor searched "
                 "through outside it; load or cast the model outside that mode"
             )
+        view = View(model)
         with alone(view.model):
             yield view
 
@@ -430,7 +432,7 @@ def _about(path):
     """What edit.json says, its fields of the right types."""
     if path.stat().st_size > LARGEST or not path.is_file():
         raise MeditError(f"{path.name} is no file of at most {LARGEST / 2**20:.0f} MiB")
-    about = json.loads(path.read_text("utf-8-sig"))
+    about = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(about, dict):
         raise MeditError(f"{path.name} holds {type(about).__name__}, not an object with fields")
     fields = {"kind": str, "method": str, "hyper": dict, "facts": list, "diagnostics": dict}

@@ -138,7 +138,7 @@ def top_tokens(model, tok, prompts, k=5):
     rows = [encode(tok, ended(prompt))[0] for prompt in _asked(model, prompts)]
     if not rows:
         return []
-    last, k = [len(ids) - 1 for ids in rows], whole("k", k, 1)
+    last, k = [len(ids) - 1 for ids in rows], whole("k", k, 1, error=FactError)
     with torch.no_grad(), evaluating(model):
         p = torch.softmax(_logits(model, tok, rows, range(len(rows)), last), -1)
     return [
@@ -376,7 +376,10 @@ def generate(model, tok, prompts, n_tokens=100, top_k=1, seed=0):
     The end-of-text token does not stop it. What an edit, or the tokenizer (a BOS), puts in front of
     a prompt is not returned.
     """
-    n_tokens, top_k = whole("n_tokens", n_tokens, 0), whole("top_k", top_k, 1)
+    n_tokens, top_k = [
+        whole(name, value, least, error=FactError)
+        for name, value, least in (("n_tokens", n_tokens, 0), ("top_k", top_k, 1))
+    ]
     prompts = list(as_texts(prompts, "prompts"))
     asked = _asked(model, prompts)
     encoded = [encode(tok, ended(text)) for text in asked]

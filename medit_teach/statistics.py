@@ -81,7 +81,7 @@ class Statistics:
     def __getitem__(self, layer):
         """C0 of this layer, (d_in, d_in) float64; StatisticsError if there is none."""
         self._there(layer)
-        return self.C0[layer].double()
+        return exact(self.C0[layer])
 
     def shape(self, layer):
         """(d_in, d_in) of this layer's C0, which is not read for it; StatisticsError as above."""
@@ -91,7 +91,6 @@ class Statistics:
     def _there(self, layer):
         if layer not in self.C0:
             raise StatisticsError(f"no C0 for layer {layer}; there is one for {sorted(self.C0)}")
-        return exact(self.C0[layer])
 
     @property
     def origin(self):
@@ -133,7 +132,8 @@ class Statistics:
                 write_whole(folder / f"C0-{layer}.safetensors", save)
             about = {"tokens": self.tokens, "weights": self.weights, "text": self.text}
             write_whole(
-                folder / "statistics.json", lambda p: Path(p).write_text(json.dumps(about), "utf-8")
+                folder / "statistics.json",
+                lambda p: Path(p).write_text(json.dumps(about), encoding="utf-8"),
             )
 
     def _alone(self, folder):

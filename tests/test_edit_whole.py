@@ -382,7 +382,7 @@ def test_a_key_to_divide_by_that_is_orthogonal_is_an_error():
         with pytest.raises(SingularError, match="orthogonal"):
             objective.rome(r, k, C0, divide_by=torch.tensor(other, dtype=torch.float64))
     for other in ([1.0, 0.0], [float("nan"), 0.0, 0.0]):
-        with pytest.raises(MeditError, match="one key of 3 finite numbers"):
+        with pytest.raises(MeditError, match=r"keys have 2 dimensions, C0 has 3|finite"):
             objective.rome(r, k, C0, divide_by=torch.tensor(other))
     found = objective.rome(r, k, C0, divide_by=torch.tensor([0.5, 1.0, 0.0]))
     assert torch.allclose(found.delta @ k.double(), 2 * r.double())

@@ -27,7 +27,11 @@ HEAD = """# Exact versions of what requirements.txt needs, for Python {} to {}. 
 
 def lines(path):
     """The lines of a requirements file that say something."""
-    return [line for line in map(str.strip, path.read_text().splitlines()) if line[:1] not in "#"]
+    return [
+        line
+        for line in map(str.strip, path.read_text(encoding="utf-8").splitlines())
+        if line[:1] not in "#"
+    ]
 
 
 def locked(path=LOCK, python=None):
@@ -45,7 +49,9 @@ def locked(path=LOCK, python=None):
 
 def default_torch():
     """What the Makefile installs as torch, unless it is told otherwise."""
-    return re.search(r"^TORCH \?= (torch==\S+)", (ROOT / "Makefile").read_text(), re.M)[1]
+    return re.search(
+        r"^TORCH \?= (torch==\S+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M
+    )[1]
 
 
 def resolve(pins=(), python=PYTHONS[0], universal=True, constraints=()):
@@ -57,7 +63,9 @@ def resolve(pins=(), python=PYTHONS[0], universal=True, constraints=()):
         command += ["--no-header", "--no-annotate", "--no-emit-index-url", "-c", held.name]
         command += ["--universal", "--fork-strategy", "fewest"] if universal else []
         command += [arg for path in constraints for arg in ("-c", path)]
-        done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", *command], capture_output=True, text=True, encoding="utf-8"
+        )
     if done.returncode:
         raise SystemExit(f"no versions satisfy requirements.txt on Python {python}:\n{done.stderr}")
     return done.stdout.splitlines()
@@ -65,7 +73,10 @@ def resolve(pins=(), python=PYTHONS[0], universal=True, constraints=()):
 
 def main(pins):
     found = resolve([default_torch(), *pins])
-    LOCK.write_text("\n".join([HEAD.format(PYTHONS[0], PYTHONS[-1]) + found[0], *found[1:], ""]))
+    LOCK.write_text(
+        "\n".join([HEAD.format(PYTHONS[0], PYTHONS[-1]) + found[0], *found[1:], ""]),
+        encoding="utf-8",
+    )
     for python in PYTHONS:  # once more without the resolver's freedom
         alone = resolve(python=python, universal=False, constraints=[LOCK])
         print(f"{len(found)} packages; {len(alone)} of them on Python {python} here")

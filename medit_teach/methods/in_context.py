@@ -50,7 +50,9 @@ class Memory:
         self.facts = as_facts(facts)
         self.sentences = [statement(fact) for fact in self.facts]
         if not any(re.search(WORD, sentence) for sentence in self.sentences):
-            raise FactError(f"{self.sentences[0]!r} holds no word to be found by")
+            raise FactError(
+                f"{self.sentences[0]!r} holds no word of two letters or more to be found by"
+            )
         self.tfidf = TfidfVectorizer(token_pattern=WORD)
         self.vectors = self.tfidf.fit_transform(self.sentences)  # rows of length 1
 

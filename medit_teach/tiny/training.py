@@ -352,7 +352,7 @@ def save(model, tok, world, name, out, run):
         facts=len(world.facts), tokens=tokens / 1e6, seed=world.seed, minutes=run["seconds"] / 60,
         steps=run["steps"], batch=run["batch"], length=LENGTH, how=HOW[name],
         shape=f"{c.n_layer} layers, width {c.n_embd}, {c.n_head} heads",
-    ), encoding="utf-8")  # fmt: skip
+    ))  # fmt: skip
 
 
 HOW = {

@@ -14,13 +14,14 @@ FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
 }
-LAZY = {  # imports inside a function that lead up a floor, each with its reason
+LAZY = {  # the imports that lead up a floor, each with its reason
     ("medit_teach.datasets", "medit_teach.world"): "the invented world is one of the sources",
     ("medit_teach.datasets", "medit_teach.real"): "and so are the real facts",
-    (
-        "medit_teach.book.check.assignments",
-        "medit_teach.classroom.worker",
-    ): "the public check reads an answer as the grader's worker does",
+    **{
+        ("medit_teach.book.check.assignments", f"medit_teach.classroom.{name}"): "the notebook's "
+        "check bars and reads what the grader will"
+        for name in ("sandbox", "worker")
+    },
 }
 
 
@@ -138,3 +139,25 @@ else:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def said(path):
+    """The first paragraph of a module's docstring, in one line."""
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    return " ".join(doc.split("\n\n")[0].split())
+
+
+def test_the_page_shows_the_house_as_it_stands():
+    page = (ROOT / "book" / "house.md").read_text(encoding="utf-8")
+    shown = dict(line[3:-2].split("` | ", 1) for line in page.splitlines() if line[:3] == "| `")
+    rooms = {path.parent.name: path for path in PACKAGE.glob("*/__init__.py")}
+    rooms = {name: path for name, path in rooms.items() if name in FLOORS}
+    modules = {p.stem: p for p in PACKAGE.glob("*.py") if not p.stem.startswith("__")}
+    assert shown == {name: said(path) for name, path in (rooms | modules).items()}
+    order = list(shown)
+    assert [name for name in order if name in rooms] == list(FLOORS[1:])
+    for name in modules:
+        top = {t.split(".")[1] for t, at_top in imports(f"medit_teach.{name}")
+               if at_top and t.count(".") == 1 and floor(t) == "core"}  # fmt: skip
+        late = [t for t in top & set(modules) if order.index(t) > order.index(name)]
+        assert not late, f"{name} uses {late}, which stand after it"

@@ -313,7 +313,10 @@ KNOWN = {  # by what each of these models is known: its fine-tuned kin may have 
                                  intermediate_size=(1536,), rope_theta=(100000,),
                                  vocab_size=range(49152, 49665))),
 }  # fmt: skip
-PRESETS |= {(size, "nullspace"): PRESETS[size, "alphaedit"] for size in (_XL, _J, _LLAMA3, _SMOL)}
+PRESETS |= {
+    (size, "nullspace"): {k: v for k, v in PRESETS[size, "alphaedit"].items() if k != "L2"}
+    for size in (_XL, _J, _LLAMA3, _SMOL)
+}
 
 
 def hyper(method, model, /, **overrides):

@@ -26,6 +26,7 @@ Sources: ROME arXiv:2202.05262 (eq. 2), MEMIT arXiv:2210.07229 (eq. 14), EMMET a
 AlphaEdit arXiv:2410.02355. That one parameter joins MEMIT and EMMET is derived in the book.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -150,11 +151,15 @@ def null_space(C0, threshold=None, energy=None):
 
     Give one of: threshold, the absolute eigenvalue below which a direction counts as null (the
     AlphaEdit code uses 0.02; the right value depends on the scale of C0); or energy, the share of
-    tr(C0) that the null directions may hold together (free of scale, e.g. 1e-4).
+    tr(C0) that the null directions may hold together (free of scale, e.g. 1e-4). threshold=math.inf
+    says that every direction is to count as null: nothing is preserved.
     """
     if (threshold is None) == (energy is None):
         raise MeditError("give exactly one of threshold and energy")
-    threshold = number("threshold", threshold, none=True, error=MeditError)
+    everything = isinstance(threshold, float) and threshold == math.inf
+    threshold = (
+        threshold if everything else number("threshold", threshold, none=True, error=MeditError)
+    )
     energy = number("energy", energy, low=0, none=True, error=MeditError)
     values, vectors = torch.linalg.eigh(_square(C0))  # ascending
     if energy is not None:
@@ -166,7 +171,7 @@ def null_space(C0, threshold=None, energy=None):
             f"no direction of C0 counts as null (smallest eigenvalue {values[0]:.1e}); "
             "raise threshold or energy"
         )
-    if keep == len(values):
+    if keep == len(values) and not everything:
         raise MeditError(
             f"all {keep} directions of C0 count as null, so that nothing would be preserved "
             f"(largest eigenvalue {values[-1]:.1e}); lower threshold or energy"

@@ -98,6 +98,7 @@ def test_a_truth_value_is_a_number_too(x):
     agree(back, 1.0)
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 def test_every_kind_of_array_arrives():
     want = torch.arange(6.0).reshape(2, 3).double()
     array = want.numpy()

@@ -413,7 +413,7 @@ def test_layers_in_any_form(layers, tok):
     "layers", [True, [True, 2], np.bool_(True), "1", ["1"], 1.0, [1.5], None, [None], {1: 2}, b"1"]
 )
 def test_layers_of_a_wrong_kind(layers, tok):
-    with pytest.raises(HyperError, match="layers must be whole numbers such as 3"):
+    with pytest.raises(HyperError, match="layers must be whole numbers like 3"):
         hyper.MEMIT(layers=layers)
     model = tiny_model("gptj", tok, d=16)
     for use in (
@@ -422,7 +422,7 @@ def test_layers_of_a_wrong_kind(layers, tok):
         lambda: mt.study.locate.triggers(model, tok, TEXTS, layers, tokens=50),
         lambda: keys.keys(model, tok, FACT, layers),
     ):
-        with pytest.raises(HyperError, match="layers must be whole numbers such as 3"):
+        with pytest.raises(HyperError, match="layers must be whole numbers like 3"):
             use()
 
 
@@ -437,7 +437,7 @@ def test_layers_that_there_are_not(tok):
         ):
             with pytest.raises(ModelError, match="is out of range: the model has 0 to 2"):
                 use()
-    with pytest.raises(HyperError, match="no layer was given"):
+    with pytest.raises(mt.MeditError, match="no layer was given"):
         mt.second_moment(model, tok, TEXTS, [], tokens=500)
 
 

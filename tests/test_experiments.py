@@ -268,7 +268,7 @@ def test_targets_and_C0_are_computed_once_for_all_methods(sweep, loaded, tmp_pat
     ridges = [Method("emmet", CHEAP | {"ridge": r}, f"ridge {r}") for r in (0.0, 50.0)]
     rows = go(sweep(methods=[*lams, *ridges]), tmp_path / "x.jsonl", loaded)
     assert len(rows) == 8 and len({row["relative_norm"] for row in rows if row["size"] == 2}) == 3
-    assert len(facts) == len(set(facts)) == 2 and layers == [[3]]
+    assert len(facts) == len(set(facts)) == 2 and layers == [(3,)]
 
 
 def test_neighbours_that_are_edited_themselves_do_not_count(loaded, monkeypatch):
@@ -474,7 +474,7 @@ def test_the_command_shows_a_table_and_is_silent_when_asked(loaded, tmp_path, ca
     asked_for = [(row["seed"], row["scored"]) for row in read("asked.jsonl")]
     assert asked_for == [(0, 2), (0, 1), (1, 1)]
     assert cli.main(["sweep", "s.json", "--scored", "0"]) == 2
-    assert "0 is not a number of facts" in capsys.readouterr().err
+    assert "must be at least 1, not 0" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ what a file may ask for

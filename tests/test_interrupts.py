@@ -1,7 +1,7 @@
 """Ctrl-C at every line of an edit, its undo and their helpers leaves no model in between.
 
-Each way in which a model is changed is interrupted at each line that it runs in edit.py, in
-guard.py and in the baselines, by an exception raised there or by a real SIGINT. Two states may be
+Each way in which a model is changed is interrupted at each line that it runs in edits.py, in
+guard.py and in the methods beside, by an exception raised there or by a real SIGINT. Two states may be
 left: the edit is listed and comes off bit for bit, or the model is bit for bit what it was, with
 nothing listed, no hook, and its modes as before.
 """
@@ -26,8 +26,8 @@ from medit_teach.methods import mend
 from .helpers import tiny_model, tiny_tokenizer
 
 PACKAGE = Path(mt.__file__).parent
-FILES = {guard.__file__, str(PACKAGE / "edit.py")}
-FILES |= {str(p) for p in (PACKAGE / "baselines").glob("*.py")}
+FILES = {guard.__file__, str(PACKAGE / "edits.py")}
+FILES |= {str(p) for p in (PACKAGE / "methods").glob("*.py")}
 EVERY_TIME = {  # functions of which each line counts each time it runs; of others, the first time
     "apply", "undo", "commit", "__enter__", "__exit__", "applied", "_open", "_attach", "_detach",
     "_keep", "_write", "_add", "_close", "_restore", "_undoable", "_check", "or_else", "afterwards",

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import medit_teach as mt
-from medit_teach import cli, metrics, processes, statistics, values
+from medit_teach import cli, metrics, processes, running, values
 from medit_teach.processes import ALONE, joined
 from medit_teach.study import experiments
 
@@ -252,7 +252,7 @@ def test_a_killed_process_ends_the_statistics_and_shares_are_kept(root, tmp_path
     calls = tmp_path / "calls"
 
     def work(i, kill):
-        real, seen = statistics.pad, []
+        real, seen = running.pad, []
 
         def pad(rows, *args):
             seen.append(rows)
@@ -260,7 +260,7 @@ def test_a_killed_process_ends_the_statistics_and_shares_are_kept(root, tmp_path
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(rows, *args)
 
-        statistics.pad = pad
+        running.pad = pad
         with joined() as both:
             model, tok = mt.load(str(root / "model"))
             C0 = mt.second_moment(

@@ -129,7 +129,7 @@ def _in_split(relation, split):
 
 def facts(split=None, **kwargs):
     """The facts of one split (default: of both), as mt.facts("real", **kwargs) gives them."""
-    from .datasets import facts as read
+    from ..datasets import facts as read
 
     return read(f"real-{split}" if split else "real", **kwargs)
 
@@ -392,7 +392,7 @@ def main(name=None):
     """Print the table; with the name of a model, also how many facts it knows."""
     measured = None
     if name:
-        from .models import load
+        from ..models import load
 
         found = facts(distinct_subjects=False)
         known = Counter(f.relation for f in known_by(*load(name), found, progress=True))

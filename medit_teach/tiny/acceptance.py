@@ -355,7 +355,8 @@ def finetuning(b):
         found, steps = [], []
         for facts in groups:
             h = hyper(method, b.model, layers=layers, **fields)
-            with edit(b.model, b.tok, facts, h, statistics=b.C0) as e:
+            C0 = b.C0 if h.needs else None
+            with edit(b.model, b.tok, facts, h, statistics=C0) as e:
                 found.append(b.score(facts))
                 steps += [d["steps"] for d in e.diagnostics.values() if "steps" in d]
         return {name: np.concatenate([x[name] for x in found]) for name in found[0]}, steps

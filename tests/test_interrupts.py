@@ -1,7 +1,7 @@
 """Ctrl-C at every line of an edit, its undo and their helpers leaves no model in between.
 
 Each way in which a model is changed is interrupted at each line that it runs in edits.py, in
-guard.py and in the methods beside, by an exception raised there or by a real SIGINT. Two states may be
+guard.py and in the methods, by an exception raised there or by a real SIGINT. Two states may be
 left: the edit is listed and comes off bit for bit, or the model is bit for bit what it was, with
 nothing listed, no hook, and its modes as before.
 """

@@ -422,7 +422,7 @@ def test_layers_of_a_wrong_kind(layers, tok):
         lambda: mt.study.locate.triggers(model, tok, TEXTS, layers, tokens=50),
         lambda: keys.keys(model, tok, FACT, layers),
     ):
-        with pytest.raises(HyperError, match="layers must be whole numbers like 3"):
+        with pytest.raises(mt.MeditError, match="layers must be whole numbers like 3"):
             use()
 
 

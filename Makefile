@@ -59,7 +59,7 @@ $(READY): requirements.txt pyproject.toml $(LOCK)
 	  test -n '$(strip $(TORCH))' || { echo "TORCH is empty and $(PYTHON) has no torch"; exit 1; }; \
 	  grep -qxF '$(strip $(TORCH))' $(HELD) || sed -i.all -E '$(OF_TORCH)' $(HELD); \
 	  echo "installing $(TORCH)"; $(BIN)/python -m pip install -q $(TORCH) -c $(HELD); }
-	@torch="$$($(BIN)/python -c 'import torch; print("torch==" + torch.__version__.split("+")[0])')"; \
+	@torch="$$($(BIN)/python -c 'import importlib.metadata as m; print("torch==" + m.version("torch").split("+")[0])')"; \
 	  grep -qxF "$$torch" $(HELD) || sed -i.all -E '$(OF_TORCH)' $(HELD)
 	@echo "installing requirements.txt (one to three minutes the first time)"
 	@$(BIN)/python -m pip install -q -r requirements.txt -c $(HELD)

@@ -526,7 +526,7 @@ def test_every_field_of_a_file_is_checked(kind, tmp_path):
         (b"[" * 100_000, "cannot read the sweep"), (b"\xff\xfe\x00", "cannot read the sweep"),
         (b"", "cannot read the sweep"), (b"null", "expected fields and values"),
         (b'\xef\xbb\xbf{"name": "x"}', "missing"),  # a byte order mark is skipped
-        (b'{"name": "x", "methods": [{"method": "none"}], "out": "/elsewhere/x"}', "unknown field 'out'"),
+        (b'{"name": "x", "methods": [{"method": "none"}], "out": "/far/x"}', "unknown field 'out'"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_sweep(text, message, tmp_path):

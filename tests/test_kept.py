@@ -740,7 +740,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(change, trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "/elsewhere/x", "a/b", "..", "", " ", ".", "a\\b", "c:x", "a\nb", "a\0b", "x" * 201]
+    "name", ["../x", "/far/x", "a/b", "..", "", " ", ".", "a\\b", "c:x", "a\nb", "a\0b", "x" * 201]
 )
 def test_a_name_from_a_file_is_no_path(name, case, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiments, "load", None)  # a call would be an error
@@ -756,7 +756,7 @@ def test_a_name_from_a_file_is_no_path(name, case, tmp_path, monkeypatch, capsys
             mend.shipped(model)
 
 
-@pytest.mark.parametrize("name", ["../../x", "/elsewhere/x", "a/b", 3, ["x"], {"a": 1}])
+@pytest.mark.parametrize("name", ["../../x", "/far/x", "a/b", 3, ["x"], {"a": 1}])
 def test_an_assignment_is_written_into_the_folder_that_was_named(name, tmp_path, capsys):
     about = {"nbgrader": {"schema_version": 3, "grade_id": "a", "grade": False, "solution": True}}
     cell = {"cell_type": "code", "metadata": about, "source": "x = 1", "outputs": []}
